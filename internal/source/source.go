@@ -1,0 +1,202 @@
+// Package source says what a source of data is: a [Source] opened from a [Config], and the small
+// capability interfaces that it may have. Each driver is a folder below; sourcetest holds the
+// contract that every driver passes.
+//
+// The law for all capabilities: the tenant is bound by the driver, inside the store, and never by
+// anything in the request. What belongs to another tenant is answered exactly like what does not
+// exist. Methods are safe for concurrent use, return soon after ctx ends (with an error that
+// [errors.Is] the context's), and return failures as *[atlas.Error] whose hint holds no upstream
+// text, SQL, path or host name.
+package source
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"time"
+
+	"github.com/atlas-mcp/atlas"
+)
+
+// A Config is a driver's settings. Its zero value is what YAML is decoded into.
+type Config interface {
+	// Validate reports all mistakes, joined.
+	Validate() error
+	// Open connects. The source owns nothing of deps.
+	Open(ctx context.Context, deps Deps) (Source, error)
+}
+
+// Deps are what the program gives to every driver.
+type Deps struct {
+	Name    string   // the source's name in the configuration
+	DataDir string   // directory for drivers that keep files; exists
+	Embed   Embedder // for vector sources; nil if none is configured
+	Egress  Dialer   // for sources that call out; nil means no outbound calls
+	Log     *slog.Logger
+}
+
+// A Source is an open store.
+type Source interface {
+	// Ping asks the store whether it can answer.
+	Ping(ctx context.Context) error
+	// Close releases what the source holds. Closing twice is fine; any call after it fails.
+	Close() error
+}
+
+// A Querier answers SQL.
+type Querier interface {
+	// Query runs one read-only statement with bound :name parameters. Codes: invalid_query for a
+	// statement that is wrong or not allowed.
+	Query(ctx context.Context, tenant atlas.TenantID, q Query) (Rows, error)
+	// Inspect finds out what q would read without running it.
+	Inspect(ctx context.Context, tenant atlas.TenantID, q Query) (atlas.Facts, error)
+	// Schema lists the tables that may be read.
+	Schema(ctx context.Context, tenant atlas.TenantID) ([]Table, error)
+}
+
+// A Query is one SQL statement.
+type Query struct {
+	SQL     string
+	Args    map[string]any // by parameter name: string, json.Number, int64, float64, bool or nil
+	MaxRows int            // at most this many rows; 0 means the source's own limit
+}
+
+// Rows are the answer to a query.
+type Rows struct {
+	Columns   []string
+	Rows      [][]any // values are nil, string, int64, float64 or bool; blobs as base64 strings
+	Truncated bool    // more rows were there
+}
+
+// A Table describes what can be queried.
+type Table struct {
+	Name    string   `json:"name"`
+	Columns []Column `json:"columns"`
+}
+
+// A Column is one column of a table.
+type Column struct {
+	Name string `json:"name"`
+	Type string `json:"type"`
+}
+
+// A Searcher answers full-text searches, best hit first.
+type Searcher interface {
+	Search(ctx context.Context, tenant atlas.TenantID, s Search) (Hits, error)
+}
+
+// A Search asks for documents.
+type Search struct {
+	Text   string         // words; no query syntax: it can never break the search or change its meaning. Empty: filter only, newest first
+	Filter map[string]any // exact matches by attribute; a value that is a slice matches any of its elements
+	Size   int            // at most this many hits; 0 means 10
+}
+
+// A VectorIndex answers similarity searches, nearest first. It embeds text itself, so that
+// stored and asked vectors always come from one embedder.
+type VectorIndex interface {
+	Nearest(ctx context.Context, tenant atlas.TenantID, n Nearest) (Hits, error)
+}
+
+// Nearest asks for similar documents.
+type Nearest struct {
+	Text   string         // embedded by the index
+	Vector []float32      // instead of Text; must have the index's dimension
+	Filter map[string]any // as in Search
+	K      int            // at most this many hits; 0 means 10
+}
+
+// Hits are found documents.
+type Hits struct {
+	Total int   // how many match, or -1 if that is not known
+	Hits  []Hit // best first
+}
+
+// A Hit is one found document.
+type Hit struct {
+	ID      string         `json:"id"`
+	Score   float64        `json:"score"` // higher is better; comparable within one answer only
+	Snippet string         `json:"snippet,omitempty"`
+	Fields  map[string]any `json:"fields"` // title, body, url and attributes
+}
+
+// An ObjectStore holds objects by key. A key is a slash-separated path without empty, "." or ".."
+// segments, backslashes or control characters, at most 1,024 bytes long; see [CheckKey].
+type ObjectStore interface {
+	Get(ctx context.Context, tenant atlas.TenantID, key string, maxBytes int64) (Object, error) // not_found, too_large
+	List(ctx context.Context, tenant atlas.TenantID, prefix string, limit int) ([]ObjectInfo, error)
+	Put(ctx context.Context, tenant atlas.TenantID, key string, o Object) error
+}
+
+// An ObjectInfo describes an object.
+type ObjectInfo struct {
+	Key      string    `json:"key"`
+	Size     int64     `json:"size_bytes"`
+	Modified time.Time `json:"modified"`
+}
+
+// An Object is an object's content.
+type Object struct {
+	ObjectInfo
+	ContentType string
+	Content     []byte
+	Truncated   bool
+}
+
+// A Fetcher makes outbound HTTP requests to the tenant's allowed hosts.
+type Fetcher interface {
+	Fetch(ctx context.Context, tenant atlas.TenantID, r Request) (Response, error)
+}
+
+// A Request is an outbound HTTP request. The driver refuses hop-by-hop and credential headers.
+type Request struct {
+	Method string // GET if empty
+	URL    string // https only
+	Header map[string]string
+	Body   json.RawMessage // sent as application/json; may be nil
+}
+
+// A Response is an answer to a Request.
+type Response struct {
+	Status    int
+	Header    map[string]string // a few safe ones: content-type, etag, last-modified
+	Body      string
+	Truncated bool
+}
+
+// An Embedder turns texts into vectors of one dimension.
+type Embedder interface {
+	Embed(ctx context.Context, texts []string) ([][]float32, error)
+	ID() string // stored beside the vectors; vectors of different ids are never compared
+	Dim() int
+}
+
+// A Loader takes in data for a tenant, replacing what was there under the same ids. Only `atlas
+// seed`, the demo and tests use it; no tool does.
+type Loader interface {
+	// Load writes data into the tenant's part of the store, creating it if needed.
+	Load(ctx context.Context, tenant atlas.TenantID, data Data) error
+}
+
+// Data is what a Loader takes: each driver takes the part that it can hold and ignores the rest.
+type Data struct {
+	Tables    []TableData
+	Documents []Document
+	Objects   []Object
+}
+
+// TableData is a table with its rows.
+type TableData struct {
+	Name    string
+	Columns []Column // the first is the primary key; Type is an SQL type such as TEXT or INTEGER
+	Rows    [][]any
+}
+
+// A Document is what search and vector sources hold.
+type Document struct {
+	ID    string
+	Title string
+	Body  string
+	URL   string
+	Attrs map[string]any // strings, numbers and booleans, for filters
+}

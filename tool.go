@@ -1,0 +1,74 @@
+package atlas
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+)
+
+// Level is a tool's place in the hierarchy of the seed.
+type Level string
+
+// The three levels. A tool calls tools of lower levels only.
+const (
+	Atomic   Level = "atomic"   // one operation on one source
+	Composed Level = "composed" // a fixed chain of atomic tools
+	Workflow Level = "workflow" // a procedure of several steps
+)
+
+// Reads says how far a tool's answer can be trusted.
+type Reads string
+
+// What a tool reads.
+const (
+	ReadsPrivate   Reads = "private"   // the tenant's own records
+	ReadsUntrusted Reads = "untrusted" // text that outsiders wrote: tickets, mail, web pages
+)
+
+// Effects says what a tool changes.
+type Effects string
+
+// What a tool changes.
+const (
+	EffectsNone   Effects = ""
+	EffectsWrite  Effects = "write"  // changes data in a source
+	EffectsEgress Effects = "egress" // sends data out of the company
+)
+
+// A Tool is one thing that a caller can ask for. Tools are made when the configuration is
+// loaded, are shared, and are read-only from then on.
+type Tool struct {
+	Name        string // [A-Za-z0-9_-]{1,64}
+	Title       string // for people
+	Description string // two to four sentences: what, when, what it returns, side effects
+	Level       Level
+	Version     string   // hash of the definition; part of cache keys and approvals
+	Source      string   // name of the source it uses; empty for composed and workflow tools
+	Toolsets    []string // named groups that it belongs to
+	Tags        []string
+
+	Input  json.RawMessage // JSON Schema 2020-12 of the arguments, type object
+	Output json.RawMessage // JSON Schema 2020-12 of Result.Structured
+	Items  string          // top-level array of the answer that may be paged by whole items; or empty
+
+	Scopes      []string // all are needed to see and call the tool
+	ReadOnly    bool
+	Destructive bool // needs approval
+	Idempotent  bool // running twice equals running once
+	Reads       Reads
+	Effects     Effects
+
+	CacheTTL time.Duration // 0: not cached
+	Timeout  time.Duration // declared; the budget stage may give less
+
+	// Resource is what the call touches, below the tenant: "<source>/<tool>", or
+	// "<source>/<key>" for objects. Policy matches "tenant:<tenant>/<resource>".
+	Resource func(Call) string
+	// Facts finds out what policy may ask about the arguments. It may be nil. An error counts as
+	// an error in every deny rule.
+	Facts func(context.Context, Call) (Facts, error)
+	// Preview describes the effect of a destructive call to the person who approves it. It may be nil.
+	Preview func(context.Context, Call) (string, error)
+	// Run does the work. Only the invoke stage calls it.
+	Run Handler
+}
