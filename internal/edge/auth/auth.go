@@ -138,7 +138,8 @@ func (v *Verifier) Ready(context.Context) error {
 
 // Verify returns the principal of token. remote is the address of the peer, or "" if it is unknown
 // or behind a proxy; only development tokens ask for it. The failures are missing_token,
-// invalid_token, token_expired and no_tenant; their hints do not say what else is wrong.
+// invalid_token, token_expired and no_tenant, whose hints do not say what else is wrong, and
+// state_unavailable while the issuer's keys are not known.
 func (v *Verifier) Verify(ctx context.Context, token, remote string) (*atlas.Principal, error) {
 	if token == "" {
 		return nil, atlas.Errorf(atlas.CodeMissingToken, nil, "")
@@ -187,6 +188,12 @@ func (v *Verifier) verify(ctx context.Context, token string) (*atlas.Principal, 
 	if err != nil && !expired {
 		if cerr := ctx.Err(); cerr != nil {
 			return nil, cerr
+		}
+		if errors.Is(err, errNoKeys) { // the token may be good; 401 would make the client throw it away
+			return nil, &atlas.Error{
+				Code: atlas.CodeStateUnavailable, RetryAfter: unknownPause, Err: err,
+				Hint: "tokens cannot be checked at the moment; wait, then try again",
+			}
 		}
 		return nil, invalid(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +24,9 @@ const (
 	minRSABits   = 2048 // RFC 7518 section 3.3
 )
 
+// errNoKeys says that an issuer's keys are not known, so that nothing can be said about its tokens.
+var errNoKeys = errors.New("no current keys")
+
 // remoteKeys is the key set of one issuer, read over HTTP. It is a [jwkset.Storage] of its own
 // because jwkset's HTTP client reads without a limit and, with a short RateLimitWaitMax, gives
 // that time to the request too.
@@ -36,15 +38,16 @@ type remoteKeys struct {
 	refresh time.Duration
 	maxAge  time.Duration
 
-	fetching sync.Mutex   // held while asking the issuer
-	fetched  atomic.Int64 // Unix nanoseconds of the last success; 0 for never
-	asked    atomic.Int64 // of the last attempt
+	fetching chan struct{} // holds one element while the issuer is being asked
+	fetched  atomic.Int64  // Unix nanoseconds of the last success; 0 for never
+	asked    atomic.Int64  // of the last attempt
 }
 
 func newRemoteKeys(url string, client *http.Client, cfg Config) *remoteKeys {
 	return &remoteKeys{
 		MemoryJWKSet: jwkset.NewMemoryStorage(),
 		url:          url, client: client, refresh: cfg.KeysRefresh, maxAge: cfg.KeysMaxAge,
+		fetching: make(chan struct{}, 1),
 	}
 }
 
@@ -56,11 +59,9 @@ func (r *remoteKeys) KeyRead(ctx context.Context, kid string) (jwkset.JWK, error
 			return jwk, nil
 		}
 	}
-	if err := r.fetchSoon(ctx); err != nil {
-		return jwkset.JWK{}, err
-	}
+	err := r.fetchSoon(ctx)
 	if !r.usable(time.Now()) {
-		return jwkset.JWK{}, errors.New("no current keys")
+		return jwkset.JWK{}, errors.Join(errNoKeys, err)
 	}
 	return r.MemoryJWKSet.KeyRead(ctx, kid)
 }
@@ -74,28 +75,34 @@ func (r *remoteKeys) usable(now time.Time) bool {
 // fetchSoon asks the issuer unless somebody did within unknownPause. Callers that come while a
 // request is under way wait for it and share what it brings.
 func (r *remoteKeys) fetchSoon(ctx context.Context) error {
-	if r.askedSince(time.Now().Add(-unknownPause)) && r.fetching.TryLock() {
-		r.fetching.Unlock()
+	if len(r.fetching) == 0 && r.askedWithin(unknownPause) {
 		return nil
 	}
-	r.fetching.Lock()
-	defer r.fetching.Unlock()
-	if r.askedSince(time.Now().Add(-unknownPause)) {
+	select {
+	case r.fetching <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.fetching }()
+	if r.askedWithin(unknownPause) {
 		return nil
 	}
 	// One caller's hanging up must not cost the others their keys.
 	return r.fetch(context.WithoutCancel(ctx))
 }
 
-func (r *remoteKeys) askedSince(t time.Time) bool { return r.asked.Load() > t.UnixNano() }
+func (r *remoteKeys) askedWithin(d time.Duration) bool {
+	at := r.asked.Load()
+	return at != 0 && time.Since(time.Unix(0, at)) < d
+}
 
 // run reads the key set now and every refresh until ctx ends. After a failure it tries again
 // sooner.
 func (r *remoteKeys) run(ctx context.Context, log *slog.Logger) {
 	for {
-		r.fetching.Lock()
+		r.fetching <- struct{}{} // held for fetchTimeout at most
 		err := r.fetch(ctx)
-		r.fetching.Unlock()
+		<-r.fetching
 		wait := r.refresh
 		if err != nil && ctx.Err() == nil {
 			wait = min(wait, unknownPause)

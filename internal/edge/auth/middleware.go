@@ -20,7 +20,11 @@ func (v *Verifier) Middleware(next http.Handler) http.Handler {
 			if r.Context().Err() == nil {
 				v.log.DebugContext(r.Context(), "token refused", "code", e.Code, "err", err)
 			}
-			v.challenge.Refuse(w, e)
+			if s := e.Info().HTTP; s == http.StatusUnauthorized || s == http.StatusForbidden {
+				v.challenge.Refuse(w, e)
+			} else {
+				edge.WriteFailure(w, e)
+			}
 			return
 		}
 		ctx := edge.WithCaller(r.Context(), &edge.Caller{Principal: p, Tenant: p.Tenant})

@@ -1,0 +1,50 @@
+package mcp
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/edge"
+)
+
+// RunStdio serves one client over in and out, every request as p, until the client closes in or ctx
+// ends; both are no error. Whoever can write to in acts as p. It closes in and out.
+func (s *Server) RunStdio(ctx context.Context, in io.ReadCloser, out io.WriteCloser, p *atlas.Principal) error {
+	if p == nil {
+		return errors.New("mcp: stdio needs a principal")
+	}
+	if _, err := atlas.ParseTenantID(string(p.Tenant)); err != nil {
+		return errors.New("mcp: stdio needs a principal with a tenant")
+	}
+	srv := s.newSDK(newIdentity(&edge.Caller{Principal: p, Tenant: p.Tenant}, "stdio"))
+	defer s.forget(srv)
+	err := srv.Run(ctx, &sdk.IOTransport{Reader: in, Writer: out, MaxLineLength: int(s.cfg.MaxBody)})
+	if ctx.Err() != nil || errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) sdkLog() *slog.Logger { return slog.New(quiet{s.deps.Log.Handler()}) }
+
+// quiet demotes what the SDK and net/http log: they report every request and every client's fault,
+// which is the audit log's business.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
+	return q.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return q.Handler.Handle(ctx, r)
+}
+
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }
