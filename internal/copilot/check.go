@@ -84,7 +84,7 @@ const (
 var scaffold = stemSet(`according state states stated note notes noted mention mentions mentioned list lists listed shows shown belongs current currently
  following includes include record records source sources ticket order customer document status total amount date detail details information info
  reports reported per id number name named value answer question entry entries item called due stands recorded set dated describes reads customer's
- made opened created updated write writes wrote`)
+ made opened created updated problem problems issue issues matter trouble write writes wrote`)
 
 func stemSet(words string) map[string]bool {
 	m := map[string]bool{}
@@ -380,26 +380,42 @@ func firstWords(s string, n int) []string {
 	return w[:min(n, len(w))]
 }
 
+// reQuestions splits a text into its questions: at sentence ends, and where "and" opens another one.
+var reQuestions = regexp.MustCompile(`(?i)[?!;]+\s*|\.\s+|,?\s+(?:and|but)\s+(?:also\s+)?(?:what|why|how|when|which|who|where|is|does|did|has|was)\b`)
+
 // aboutWhatWasAsked reports whether the kept claims, with the sources behind them, speak of enough
-// of what the question asks about.
+// of what one of the questions asks about.
 func (c *checker) aboutWhatWasAsked(kept, cites []string) bool {
-	focus := Focus(c.scope.Question)
-	if len(focus) == 0 {
-		return true
-	}
-	said := fact.Terms(strings.Join(kept, " "))
+	text := strings.Join(kept, " ")
+	said := fact.Terms(text)
+	stated := slices.ContainsFunc(fact.Of(text), func(f fact.Fact) bool { return f.Kind == fact.KindStatus })
 	var cited []*indexed
 	for _, a := range cites {
 		cited = append(cited, c.index[a].load())
 	}
-	hit := 0
-	for _, t := range focus {
-		if slices.ContainsFunc(said, func(s string) bool { return fact.Related(s, t) }) ||
-			slices.ContainsFunc(cited, func(s *indexed) bool { return s.speaksOf(t) }) {
-			hit++
+	judged := false
+	for _, q := range reQuestions.Split(c.scope.Question, -1) {
+		focus, ids := Focus(q), fact.IDs(q)
+		if len(focus) == 0 && len(ids) == 0 || fact.Orders(q, false) {
+			continue
+		}
+		judged = true
+		hit := 0
+		for _, t := range focus {
+			// "Is it delivered?" is answered by "it is shipped".
+			if fact.IsStatusStem(t) && stated || slices.ContainsFunc(said, func(s string) bool { return fact.Related(s, t) }) ||
+				slices.ContainsFunc(cited, func(s *indexed) bool { return s.speaksOf(t) }) {
+				hit++
+			}
+		}
+		known := len(ids) == 0 || slices.ContainsFunc(ids, func(id fact.ID) bool {
+			return slices.ContainsFunc(cited, func(s *indexed) bool { return s.Mentions(id.Value) })
+		})
+		if known && float64(hit) >= leastFocus*float64(len(focus)) {
+			return true
 		}
 	}
-	return float64(hit) >= leastFocus*float64(len(focus))
+	return !judged && !fact.Orders(c.scope.Question, false)
 }
 
 // Focus returns the stems of what a question asks about, without ids and question scaffolding.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -172,6 +173,9 @@ func (e *evidence) status(p part) []string {
 	for _, s := range e.asked(p) {
 		if _, ok := s.Field("status", "state"); ok {
 			out = append(out, recordSentence(s))
+			if s.Kind == fact.Ticket && !reStatus.MatchString(p.text) {
+				out = append(out, e.opening(s)...)
+			}
 		}
 	}
 	if len(out) == 0 { // a customer: what there is about their records of the kind named
@@ -191,6 +195,21 @@ func (e *evidence) status(p part) []string {
 		}
 	}
 	return out
+}
+
+var reStatus = regexp.MustCompile(`(?i)\b(?:status|state|progress)\b`)
+
+// opening quotes the first two sentences of a text that tell something.
+func (e *evidence) opening(s copilot.Source) []string {
+	var chosen []quote
+	for i := range e.sources {
+		for j, text := range e.sources[i].Text {
+			if e.sources[i].Anchor == s.Anchor && !strings.HasSuffix(text, "?") && len(chosen) < 2 {
+				chosen = append(chosen, quote{source: i, sentence: j, text: text})
+			}
+		}
+	}
+	return e.say(chosen)
 }
 
 func (e *evidence) termsOf(s copilot.Source) map[string]bool {

@@ -43,6 +43,9 @@ func (e *evidence) rate(p part, eligible func(copilot.Source) bool) []quote {
 			titleTerms[t] = true
 		}
 		for j, text := range s.Text {
+			if strings.HasSuffix(text, "?") {
+				continue // a question tells nothing
+			}
 			q := quote{source: i, sentence: j, text: text, reason: reReason.MatchString(text)}
 			terms := map[string]bool{}
 			for _, t := range fact.Terms(text) {
@@ -161,7 +164,7 @@ func (e *evidence) why(p part) []string {
 	first := reasons[0].source
 	var chosen []quote
 	for _, q := range owned { // the best source: its reasons, and what else it says of the matter
-		if q.source == first && (q.reason || q.coverage > 0) && len(chosen) < e.quotes {
+		if q.source == first && (q.reason || q.coverage > 0 || has(q.text, fact.KindDate)) && len(chosen) <= e.quotes {
 			chosen = append(chosen, q)
 		}
 	}
@@ -169,16 +172,18 @@ func (e *evidence) why(p part) []string {
 	rules := e.rate(p, func(s copilot.Source) bool { return s.Kind == fact.Document && len(s.Owners) == 0 })
 	rules = slices.DeleteFunc(rules, func(q quote) bool { return !e.onTopic(p, q) })
 	slices.SortStableFunc(rules, func(a, b quote) int { return cmp.Compare(e.ruleScore(b), e.ruleScore(a)) })
-	if len(rules) > 0 {
-		out = append(out, e.say(rules[:1])...)
+	// The rule that sets a time, and the one that fits best if it is another of the same document.
+	n := min(len(rules), 1)
+	if n == 1 && len(rules) > 1 && rules[1].source == rules[0].source && rules[1].coverage >= leastCoverage {
+		n = 2
 	}
-	return out
+	return append(out, e.say(rules[:n])...)
 }
 
 // ruleScore prefers rules that say how long something takes: they tell what "late" means.
 func (e *evidence) ruleScore(q quote) float64 {
 	if reDuration.MatchString(q.text) && has(q.text, fact.KindNumber) {
-		return q.score + 2
+		return q.score + 10
 	}
 	return q.score
 }
