@@ -27,17 +27,16 @@ const (
 	maxReason = 1000 // characters
 )
 
-// Approvals is what the API needs of the approval service. Every method is bound to p's tenant:
-// what belongs to another tenant is answered exactly like what does not exist, with
-// approval_not_found.
+// Approvals is what the API needs of the approval service. What belongs to another tenant is
+// answered exactly like what does not exist, with approval_not_found.
 type Approvals interface {
-	// List returns the approvals in the given state, newest first; an empty state means all.
-	List(ctx context.Context, p *atlas.Principal, state atlas.ApprovalState) ([]atlas.Approval, error)
-	Get(ctx context.Context, p *atlas.Principal, id string) (atlas.Approval, error)
-	// Approve and Deny decide a pending approval: approval_decided if it is not, self_approval if p
-	// asked for it.
-	Approve(ctx context.Context, p *atlas.Principal, id, reason string) (atlas.Approval, error)
-	Deny(ctx context.Context, p *atlas.Principal, id, reason string) (atlas.Approval, error)
+	// List returns the tenant's approvals in the given state, newest first; an empty state means all.
+	List(ctx context.Context, tenant atlas.TenantID, state atlas.ApprovalState) ([]atlas.Approval, error)
+	Get(ctx context.Context, tenant atlas.TenantID, id string) (atlas.Approval, error)
+	// Approve and Deny decide a pending approval of decider's tenant: approval_decided if it is not
+	// pending, self_approval if decider asked for it.
+	Approve(ctx context.Context, decider atlas.Principal, id, reason string) (atlas.Approval, error)
+	Deny(ctx context.Context, decider atlas.Principal, id, reason string) (atlas.Approval, error)
 }
 
 // Deps are what the program gives to the API.

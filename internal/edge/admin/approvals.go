@@ -28,7 +28,7 @@ func (a *API) listApprovals(r *http.Request, p *atlas.Principal) (any, error) {
 	if !ok {
 		return nil, atlas.Errorf(atlas.CodeInvalidArguments, nil, "state is one of pending, approved, denied, used and expired")
 	}
-	list, err := a.deps.Approvals.List(r.Context(), p, state)
+	list, err := a.deps.Approvals.List(r.Context(), p.Tenant, state)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (a *API) getApproval(r *http.Request, p *atlas.Principal) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.deps.Approvals.Get(r.Context(), p, id)
+	return a.deps.Approvals.Get(r.Context(), p.Tenant, id)
 }
 
 func (a *API) approve(r *http.Request, p *atlas.Principal) (any, error) {
@@ -54,7 +54,7 @@ func (a *API) deny(r *http.Request, p *atlas.Principal) (any, error) {
 	return decide(r, p, a.deps.Approvals.Deny, true)
 }
 
-type decision func(ctx context.Context, p *atlas.Principal, id, reason string) (atlas.Approval, error)
+type decision func(ctx context.Context, decider atlas.Principal, id, reason string) (atlas.Approval, error)
 
 // decide approves or denies. A denial needs a reason: whoever asked reads it.
 func decide(r *http.Request, p *atlas.Principal, do decision, needReason bool) (any, error) {
@@ -76,7 +76,7 @@ func decide(r *http.Request, p *atlas.Principal, do decision, needReason bool) (
 		return nil, atlas.Errorf(atlas.CodeInvalidArguments, nil, "the reason is longer than 1000 characters")
 	}
 	// A decision that has begun is finished even if the client hangs up: half of one is no use.
-	return do(context.WithoutCancel(r.Context()), p, id, reason)
+	return do(context.WithoutCancel(r.Context()), *p, id, reason)
 }
 
 // approvalID returns the id of the path. What could not be an id is answered like one that is not
