@@ -191,7 +191,7 @@ func (e *evidence) ruleScore(q quote) float64 {
 // onTopic reports whether a rule shares a word of the question itself, not only a related one.
 func (e *evidence) onTopic(p part, q quote) bool {
 	own := append(fact.Terms(q.text), fact.Terms(e.sources[q.source].Title)...)
-	return slices.ContainsFunc(p.focus, func(f string) bool { return slices.Contains(own, f) && !fact.IsStatusStem(f) }) ||
+	return slices.ContainsFunc(p.focus, func(f string) bool { return slices.Contains(own, f) }) ||
 		q.coverage >= leastCoverage
 }
 
