@@ -1,0 +1,248 @@
+package cache
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/atlas-mcp/atlas"
+)
+
+// A flight is one load of one key: the tool runs once and all who wait get its answer. It runs
+// with the call of the caller who came first; key says why that is safe. It belongs to no
+// caller: whoever gives up leaves it, and only when the last has left is it cancelled.
+type flight struct {
+	cancel  context.CancelFunc
+	done    chan struct{} // closed when res and err are set
+	waiters int           // guarded by Store.mu
+	discard bool          // guarded by Store.mu: purged meanwhile
+
+	res atlas.Result
+	err error
+	own bool // the outcome is the first caller's alone: others must not be answered with it
+}
+
+// rounds is how often a call waits for another's load that then was not for it, before it makes
+// its own beside the others.
+const rounds = 3
+
+// load runs the tool, or waits for a run that is under way.
+func (c *Cache) load(ctx context.Context, k key, call atlas.Call, next atlas.Handler) (atlas.Result, error) {
+	missed := atlas.Result{Notes: atlas.Notes{Cache: miss}}
+	// The budget stage is inside the load, which may be another caller's with more time than this
+	// one has: the wait is bounded here.
+	var spent <-chan time.Time
+	if b := call.Budget; b.Total > 0 {
+		left := time.NewTimer(b.Total - b.Reserve - time.Since(call.Received))
+		defer left.Stop()
+		spent = left.C
+	}
+	for range rounds {
+		e, f, leads, err := c.join(ctx, k, call, next)
+		if err != nil {
+			return missed, err
+		}
+		if e != nil {
+			return e.answer()
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			c.store.leave(k, f)
+			return missed, atlas.ErrorOf(ctx.Err())
+		case <-spent:
+			c.store.leave(k, f)
+			return missed, &atlas.Error{Code: atlas.CodeBudgetExhausted}
+		}
+		if !leads && f.own {
+			continue
+		}
+		// Everyone gets a copy, the first caller too: the others may be reading.
+		res := copyResult(f.res)
+		switch {
+		case leads:
+			res.Notes.Cache = miss
+			return res, f.err
+		case f.err != nil:
+			return missed, copyError(f.err)
+		}
+		res.Notes = atlas.Notes{Cache: hit}
+		return res, nil
+	}
+	res, err := next(ctx, call)
+	res.Notes.Cache = miss
+	return res, err
+}
+
+// join returns the answer if it has come meanwhile, or the flight that will bring it, started
+// here (then the caller leads) or before.
+func (c *Cache) join(ctx context.Context, k key, call atlas.Call, next atlas.Handler) (*entry, *flight, bool, error) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, false, &atlas.Error{Code: atlas.CodeShuttingDown}
+	}
+	if f := s.flights[k]; f != nil {
+		f.waiters++
+		return nil, f, false, nil
+	}
+	if ctx.Err() != nil {
+		return nil, nil, false, atlas.ErrorOf(ctx.Err())
+	}
+	// A flight keeps its answer before it leaves the map, both under mu: no gap between.
+	if e := s.get(k, time.Now()); e != nil {
+		return e, nil, false, nil
+	}
+	return nil, c.startLocked(ctx, k, call, next, nil), true, nil
+}
+
+// refresh starts a load for an answer that is still good. Nobody waits for it, so it is under no
+// caller's time budget.
+func (c *Cache) refresh(ctx context.Context, k key, call atlas.Call, next atlas.Handler) {
+	s := c.store
+	select {
+	case s.refreshes <- struct{}{}:
+	default:
+		return
+	}
+	release := func() { <-s.refreshes }
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.flights[k] != nil {
+		release()
+		return
+	}
+	call.Budget = atlas.Budget{}
+	c.startLocked(ctx, k, call, next, release)
+}
+
+// startLocked starts a flight with one waiter: the caller, or for a refresh nobody, so that it is
+// never the last who leaves. The caller holds the store's mu.
+func (c *Cache) startLocked(ctx context.Context, k key, call atlas.Call, next atlas.Handler, release func()) *flight {
+	s := c.store
+	// The trace goes along, the first caller's cancellation does not.
+	fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(call.Tool.Timeout, defaultTimeout))
+	f := &flight{cancel: cancel, done: make(chan struct{}), waiters: 1}
+	s.flights[k] = f
+	s.running[f] = struct{}{}
+	s.wg.Go(func() {
+		defer cancel()
+		if release != nil {
+			defer release()
+		}
+		c.fly(fctx, k, f, call, next, release != nil)
+	})
+	return f
+}
+
+// fly runs the tool and lands the flight, also when the tool panics: a panic here has no stage
+// above it that could catch it, and would end the process.
+func (c *Cache) fly(ctx context.Context, k key, f *flight, call atlas.Call, next atlas.Handler, background bool) {
+	began := time.Now()
+	res, err := atlas.Result{}, error(atlas.Errorf(atlas.CodeInternal, errors.New("cache: the load ended without an answer"), ""))
+	defer func() {
+		if v := recover(); v != nil {
+			err = atlas.Errorf(atlas.CodeInternal, fmt.Errorf("cache: panic in a load: %v\n%s", v, debug.Stack()), "")
+		}
+		if err != nil && background {
+			c.log.WarnContext(ctx, "an early refresh failed; the answer in hand serves until it expires",
+				slog.String("tool", call.Tool.Name), slog.Any("error", err))
+		}
+		c.land(k, f, call, began, res, err)
+	}()
+	res, err = next(ctx, call)
+}
+
+// land keeps the answer if it may be kept, and wakes those who wait.
+func (c *Cache) land(k key, f *flight, call atlas.Call, began time.Time, res atlas.Result, err error) {
+	f.res, f.err = res, err
+	if err == nil && f.res.AsOf.IsZero() {
+		f.res.AsOf = began
+	}
+	f.own = ownOutcome(call, res, err)
+	e := c.entryOf(call, began, f.res, err)
+	s := c.store
+	s.mu.Lock()
+	if s.closed && err != nil {
+		f.err = atlas.Errorf(atlas.CodeShuttingDown, err, "")
+	}
+	var perr error
+	if e != nil && !f.discard && !s.closed {
+		perr = s.put(k, e)
+	}
+	if s.flights[k] == f {
+		delete(s.flights, k)
+	}
+	delete(s.running, f)
+	s.mu.Unlock()
+	if perr != nil {
+		c.log.Error("an answer could not be kept", slog.Any("error", perr))
+	}
+	close(f.done)
+}
+
+// leave takes one waiter off the flight. After the last it is cancelled, and a call that comes
+// now starts another.
+func (s *Store) leave(k key, f *flight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.waiters--; f.waiters > 0 {
+		return
+	}
+	if s.flights[k] == f {
+		delete(s.flights, k)
+	}
+	f.discard = true
+	f.cancel()
+}
+
+// ownOutcome reports whether an outcome is the first caller's alone: it ran out of its own turn's
+// time, or holds a cursor, which is bound to one caller.
+func ownOutcome(call atlas.Call, res atlas.Result, err error) bool {
+	if err == nil {
+		return res.NextCursor != ""
+	}
+	switch atlas.CodeOf(err) {
+	case atlas.CodeBudgetExhausted:
+		return true
+	case atlas.CodeTimeout, atlas.CodeCanceled:
+		return call.Budget.Total > 0
+	}
+	return false
+}
+
+// entryOf returns what is to be kept of an outcome, or nil. Degraded answers, failures other than
+// not_found, answers with a cursor and those over the limit are not kept.
+func (c *Cache) entryOf(call atlas.Call, began time.Time, res atlas.Result, err error) *entry {
+	now := time.Now()
+	e := &entry{delta: now.Sub(began), ttl: call.Tool.CacheTTL}
+	switch {
+	case err == nil:
+		if res.Partial || res.NextCursor != "" || len(res.Structured) > c.cfg.MaxEntry {
+			return nil
+		}
+		e.res = atlas.Result{
+			Structured: bytes.Clone(res.Structured), // the tool may still hold its own
+			Truncated:  res.Truncated,
+			AsOf:       res.AsOf,
+		}
+	case atlas.CodeOf(err) == atlas.CodeNotFound && c.cfg.NegativeTTL > 0:
+		e.ttl = min(e.ttl, c.cfg.NegativeTTL)
+		failure := atlas.ErrorOf(err)
+		// The cause may hold the first caller's request; it is in the first caller's log line.
+		e.failure = &atlas.Error{Code: failure.Code, Hint: failure.Hint, Context: failure.Context}
+		if copied, ok := errors.AsType[*atlas.Error](copyError(e.failure)); ok {
+			e.failure = copied
+		}
+	default:
+		return nil
+	}
+	e.expires = now.Add(e.ttl)
+	return e
+}
