@@ -1,0 +1,176 @@
+package tool
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/source"
+)
+
+const maxRows = 1000
+
+func cells() schema {
+	return schema{"type": []string{"string", "number", "boolean", "null"}}
+}
+
+// queryTool lets the caller write SQL. What it may read is decided by the source (statements and
+// tables) and by policy (facts), not here.
+func queryTool(name string, s source.Source) *atlas.Tool {
+	q := s.(source.Querier)
+	build := func(call atlas.Call) (source.Query, error) {
+		v, err := values(call)
+		if err != nil {
+			return source.Query{}, err
+		}
+		return source.Query{SQL: str(v, "sql"), Args: plainMap(v["params"]), MaxRows: num(v, "max_rows", 1, maxRows, 100)}, nil
+	}
+	return &atlas.Tool{
+		Title: "Query " + name + " with SQL",
+		Description: "Runs one read-only SQL SELECT on the " + name + " source and returns its rows. Use it for questions that no " +
+			"more specific tool answers; call " + name + "_schema first to learn tables and columns. Pass values as params and " +
+			"write them as :name in the statement. It changes nothing.",
+		Input: raw(object(schema{
+			"sql": with(text("one SELECT statement, values as :name", 8000), "minLength", 1),
+			"params": schema{
+				"type": "object", "description": "values by parameter name", "maxProperties": 50,
+				"propertyNames": schema{"pattern": attributePattern}, "additionalProperties": cells(),
+			},
+			"max_rows": integer("at most this many rows", 1, maxRows, 100),
+		}, "sql")),
+		Output: raw(paged(schema{
+			"columns":   array(schema{"type": "string"}),
+			"rows":      array(schema{"type": "object", "additionalProperties": cells()}),
+			"row_count": schema{"type": "integer", "minimum": 0},
+		}, "columns", "rows", "row_count", "truncated")),
+		Items: "rows", ReadOnly: true, Idempotent: true, CacheTTL: 30 * time.Second, Timeout: queryTimeout,
+		Resource: fixedResource(name, name+"_query"),
+		Facts: func(ctx context.Context, call atlas.Call) (atlas.Facts, error) {
+			query, err := build(call)
+			if err != nil {
+				return atlas.Facts{}, err
+			}
+			return q.Inspect(ctx, call.Tenant, query)
+		},
+		Run: func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
+			query, err := build(call)
+			if err != nil {
+				return atlas.Result{}, err
+			}
+			rows, err := q.Query(ctx, call.Tenant, query)
+			if err != nil {
+				return atlas.Result{}, err
+			}
+			return rowsResult(rows, "rows", true), nil
+		},
+	}
+}
+
+func schemaTool(name string, s source.Source) *atlas.Tool {
+	q := s.(source.Querier)
+	return &atlas.Tool{
+		Title: "Tables of " + name,
+		Description: "Lists the tables of the " + name + " source that may be queried, with their columns and types. " +
+			"Use it before " + name + "_query. It takes no arguments and changes nothing.",
+		Input: raw(object(schema{})),
+		Output: raw(paged(schema{
+			"tables": array(object(schema{
+				"name": schema{"type": "string"},
+				"columns": array(object(schema{
+					"name": schema{"type": "string"}, "type": schema{"type": "string"},
+				}, "name", "type")),
+			}, "name", "columns")),
+		}, "tables")),
+		Items: "tables", ReadOnly: true, Idempotent: true, CacheTTL: 5 * time.Minute, Timeout: queryTimeout,
+		Resource: fixedResource(name, name+"_schema"),
+		Run: func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
+			tables, err := q.Schema(ctx, call.Tenant)
+			if err != nil {
+				return atlas.Result{}, err
+			}
+			for i := range tables {
+				if tables[i].Columns == nil {
+					tables[i].Columns = []source.Column{}
+				}
+			}
+			if tables == nil {
+				tables = []source.Table{}
+			}
+			return answer(map[string]any{"tables": tables})
+		},
+	}
+}
+
+// fixedResource is the resource of a tool that touches one source as a whole.
+func fixedResource(sourceName, toolName string) func(atlas.Call) string {
+	r := sourceName + "/" + toolName
+	return func(atlas.Call) string { return r }
+}
+
+// rowsResult writes rows as objects under the key items.
+func rowsResult(rows source.Rows, items string, withColumns bool) atlas.Result {
+	columns := unique(rows.Columns)
+	b := make([]byte, 0, 64+len(rows.Rows)*len(columns)*24)
+	b = append(b, '{')
+	if withColumns {
+		b = append(b, `"columns":[`...)
+		for i, c := range columns {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendString(b, c)
+		}
+		b = append(b, `],`...)
+	}
+	b = append(appendString(b, items), `:[`...)
+	keys := rowKeys(columns)
+	for i, row := range rows.Rows {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendRow(b, keys, row)
+	}
+	b = append(b, `],"row_count":`...)
+	b = strconv.AppendInt(b, int64(len(rows.Rows)), 10)
+	b = append(b, `,"truncated":`...)
+	b = append(strconv.AppendBool(b, rows.Truncated), '}')
+	return atlas.Result{Structured: b, Truncated: rows.Truncated}
+}
+
+// rowKeys returns the columns as they stand before their values: "name":.
+func rowKeys(columns []string) [][]byte {
+	keys := make([][]byte, len(columns))
+	for i, c := range columns {
+		keys[i] = append(appendString(nil, c), ':')
+	}
+	return keys
+}
+
+func appendRow(b []byte, keys [][]byte, row []any) []byte {
+	b = append(b, '{')
+	for i, key := range keys {
+		if i >= len(row) {
+			break
+		}
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendValue(append(b, key...), row[i])
+	}
+	return append(b, '}')
+}
+
+// unique gives columns of one name (SELECT a.id, b.id) different keys: id, id_2.
+func unique(columns []string) []string {
+	seen := make(map[string]bool, len(columns))
+	out := make([]string, len(columns))
+	for i, c := range columns {
+		name := c
+		for n := 2; seen[name]; n++ {
+			name = c + "_" + strconv.Itoa(n)
+		}
+		seen[name], out[i] = true, name
+	}
+	return out
+}

@@ -1,0 +1,165 @@
+package tool_test
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/tool"
+)
+
+func TestShippedToolsAreComplete(t *testing.T) {
+	h := newHouse(t).build(shipped(t)...)
+	var names []string
+	for name, tl := range h.tools {
+		names = append(names, name)
+		if tl.Description == "" || tl.Version == "" || tl.Timeout == 0 || tl.Reads == "" || tl.Title == "" ||
+			tl.Resource == nil || tl.Run == nil || len(tl.Scopes) == 0 {
+			t.Errorf("%s lacks something: %+v", name, tl)
+		}
+		if n := strings.Count(tl.Description, ". ") + 1; n < 2 || n > 5 {
+			t.Errorf("%s: description has %d sentences", name, n)
+		}
+		for what, s := range map[string]json.RawMessage{"input": tl.Input, "output": tl.Output} {
+			if _, err := compile(s); err != nil {
+				t.Errorf("%s: %s schema: %v", name, what, err)
+			}
+		}
+		var in struct {
+			AdditionalProperties *bool `json:"additionalProperties"`
+			Properties           map[string]struct{ Description string }
+		}
+		if err := json.Unmarshal(tl.Input, &in); err != nil || in.AdditionalProperties == nil || *in.AdditionalProperties {
+			t.Errorf("%s: input allows further properties (%v)", name, err)
+		}
+		for p, s := range in.Properties {
+			if s.Description == "" {
+				t.Errorf("%s: input %s has no description", name, p)
+			}
+		}
+		if tl.Items != "" {
+			var out struct{ Properties map[string]json.RawMessage }
+			if err := json.Unmarshal(tl.Output, &out); err != nil || out.Properties["truncated"] == nil ||
+				out.Properties["next_cursor"] == nil || out.Properties[tl.Items] == nil {
+				t.Errorf("%s: output does not allow what the guard stage adds", name)
+			}
+		}
+		if tl.ReadOnly == tl.Destructive {
+			t.Errorf("%s: read-only %v, destructive %v", name, tl.ReadOnly, tl.Destructive)
+		}
+		if !tl.ReadOnly && tl.CacheTTL != 0 {
+			t.Errorf("%s writes and is cached", name)
+		}
+	}
+	slices.Sort(names)
+	want := []string{
+		"crm_customer", "crm_customer_orders", "crm_documents", "crm_order", "crm_order_items", "crm_order_totals", "crm_query",
+		"crm_schema", "customer_context", "docs_search", "files_get", "files_list", "files_put", "http_fetch",
+		"hybrid_search", "kb_search", "semantic_search", "ticket", "tickets_of_customer", "tickets_search",
+	}
+	if d := cmp.Diff(want, names); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestLabels(t *testing.T) {
+	h := newHouse(t).build(shipped(t)...)
+	for name, want := range map[string]atlas.Reads{
+		"crm_query": "private", "tickets_search": "untrusted", "http_fetch": "untrusted", "docs_search": "private",
+		"kb_search": "private", "ticket": "untrusted", "customer_context": "untrusted", "semantic_search": "private",
+	} {
+		if got := h.tools[name].Reads; got != want {
+			t.Errorf("%s reads %s, want %s", name, got, want)
+		}
+	}
+	if got := h.tools["files_put"]; got.Effects != atlas.EffectsWrite || !got.Destructive || !got.Idempotent {
+		t.Errorf("files_put: %+v", got)
+	}
+	want := []string{"tool:crm:read", "tool:kb:read", "tool:tickets:read"}
+	if d := cmp.Diff(want, h.tools["customer_context"].Scopes); d != "" {
+		t.Errorf("scopes of customer_context: %s", d)
+	}
+}
+
+func TestVerbsCanBeSwitchedOffAndChanged(t *testing.T) {
+	h := newHouse(t)
+	s := h.sources["crm"]
+	s.Tools = tool.Verbs{
+		Expose: []string{"query"}, Toolsets: []string{"analytics"},
+		Override: map[string]tool.Override{"query": {Description: "Answers questions. Use it last."}},
+	}
+	h.sources["crm"] = s
+	none := h.sources["files"]
+	none.Tools.Expose = []string{}
+	h.sources["files"] = none
+	web := h.sources["http"]
+	web.Tools.Expose = []string{"send"}
+	h.sources["http"] = web
+	h.build()
+	for name, want := range map[string]bool{
+		"crm_query": true, "crm_schema": false, "files_get": false, "http_fetch": false, "http_send": true, "kb_search": true,
+	} {
+		if got := h.tools[name] != nil; got != want {
+			t.Errorf("%s: offered %v, want %v", name, got, want)
+		}
+	}
+	if got := h.tools["crm_query"].Description; got != "Answers questions. Use it last." {
+		t.Errorf("description %q", got)
+	}
+	if send := h.tools["http_send"]; !send.Destructive || send.ReadOnly || send.Scopes[0] != "tool:http:write" {
+		t.Errorf("http_send: %+v", send)
+	}
+}
+
+func TestVerbMistakes(t *testing.T) {
+	h := newHouse(t)
+	for name, v := range map[string]tool.Verbs{
+		`"querry" is not a verb`:   {Expose: []string{"querry"}},
+		"cannot put":               {Expose: []string{"query", "put"}},
+		"use private or untrusted": {Reads: "secret"},
+		"is too short":             {Override: map[string]tool.Override{"query": {Description: "Short"}}},
+		"cannot search":            {Override: map[string]tool.Override{"search": {}}},
+	} {
+		s := h.sources["crm"]
+		s.Tools = v
+		_, err := tool.Build(map[string]tool.Source{"crm": s}, nil, h.deps())
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%+v: got %v, want %q", v, err, name)
+		}
+	}
+}
+
+func TestVersionFollowsTheDefinition(t *testing.T) {
+	const text = "tools:\n  one:\n    source: crm\n    description: %s\n    sql: %s\n"
+	version := func(description, sql string) string {
+		return newHouse(t).build(yaml(text, description, sql)).tools["one"].Version
+	}
+	first := version("Gives one. Use it.", "SELECT 1")
+	if version("Gives one. Use it.", "SELECT 1") != first {
+		t.Error("the same definition has two versions")
+	}
+	if version("Gives one. Use it now.", "SELECT 1") == first {
+		t.Error("another description, the same version")
+	}
+	if version("Gives one. Use it.", "SELECT 2") == first {
+		t.Error("another statement, the same version")
+	}
+}
+
+func TestCostGrowsWithTheDefinition(t *testing.T) {
+	h := newHouse(t).build(shipped(t)...)
+	small, large := tool.Cost(h.tools["crm_schema"]), tool.Cost(h.tools["crm_query"])
+	if small < 50 || large <= small || large > 1000 {
+		t.Errorf("cost of crm_schema %d, of crm_query %d", small, large)
+	}
+}
+
+func TestBuildNeedsAPipeline(t *testing.T) {
+	if _, err := tool.Build(nil, nil, tool.Deps{}); err == nil {
+		t.Error("tools without a pipeline were built")
+	}
+}
