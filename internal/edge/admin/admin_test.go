@@ -1,0 +1,217 @@
+package admin_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/edge"
+	"github.com/atlas-mcp/atlas/internal/edge/admin"
+)
+
+// book is an approval service in memory.
+type book struct {
+	byID map[string]atlas.Approval
+	fail error
+}
+
+func (b *book) find(tenant atlas.TenantID, id string) (atlas.Approval, error) {
+	if b.fail != nil {
+		return atlas.Approval{}, b.fail
+	}
+	a, ok := b.byID[id]
+	if !ok || a.Tenant != tenant {
+		return atlas.Approval{}, atlas.Errorf(atlas.CodeApprovalNotFound, nil, "")
+	}
+	return a, nil
+}
+
+func (b *book) List(_ context.Context, tenant atlas.TenantID, state atlas.ApprovalState) (out []atlas.Approval, err error) {
+	for _, a := range b.byID {
+		if a.Tenant == tenant && (state == "" || a.State == state) {
+			out = append(out, a)
+		}
+	}
+	return out, b.fail
+}
+
+func (b *book) Get(_ context.Context, tenant atlas.TenantID, id string) (atlas.Approval, error) {
+	return b.find(tenant, id)
+}
+
+func (b *book) decide(p atlas.Principal, id, reason string, to atlas.ApprovalState) (atlas.Approval, error) {
+	a, err := b.find(p.Tenant, id)
+	switch {
+	case err != nil:
+		return a, err
+	case a.Subject == p.Subject:
+		return a, atlas.Errorf(atlas.CodeSelfApproval, nil, "")
+	case a.State != atlas.ApprovalPending:
+		return a, atlas.Errorf(atlas.CodeApprovalDecided, nil, "")
+	}
+	a.State, a.Approver, a.Reason = to, p.Subject, reason
+	b.byID[id] = a
+	return a, nil
+}
+
+func (b *book) Approve(_ context.Context, p atlas.Principal, id, reason string) (atlas.Approval, error) {
+	return b.decide(p, id, reason, atlas.ApprovalApproved)
+}
+
+func (b *book) Deny(_ context.Context, p atlas.Principal, id, reason string) (atlas.Approval, error) {
+	return b.decide(p, id, reason, atlas.ApprovalDenied)
+}
+
+func newBook() *book {
+	return &book{byID: map[string]atlas.Approval{
+		"ap_1": {ID: "ap_1", Tenant: "acme", Subject: "ann", Tool: "files_put", State: atlas.ApprovalPending},
+		"ap_2": {ID: "ap_2", Tenant: "acme", Subject: "ann", Tool: "files_put", State: atlas.ApprovalUsed},
+		"ap_9": {ID: "ap_9", Tenant: "globex", Subject: "gil", Tool: "files_put", State: atlas.ApprovalPending},
+	}}
+}
+
+func caller(tenant atlas.TenantID, subject string, scopes ...string) *edge.Caller {
+	return &edge.Caller{Principal: &atlas.Principal{Subject: subject, Tenant: tenant, Scopes: scopes}, Tenant: tenant}
+}
+
+func ask(t *testing.T, b *book, c *edge.Caller, method, path, body string, set func(*http.Request)) *httptest.ResponseRecorder {
+	t.Helper()
+	api, err := admin.New(admin.Deps{Approvals: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequestWithContext(t.Context(), method, admin.Prefix+path, strings.NewReader(body))
+	if method == http.MethodPost {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if c != nil {
+		r = r.WithContext(edge.WithCaller(r.Context(), c))
+	}
+	if set != nil {
+		set(r)
+	}
+	w := httptest.NewRecorder()
+	api.ServeHTTP(w, r)
+	return w
+}
+
+func TestDecide(t *testing.T) {
+	bob := caller("acme", "bob", atlas.ScopeApprove)
+	b := newBook()
+	w := ask(t, b, bob, http.MethodPost, "approvals/ap_1/approve", `{"reason":" looks right "}`, nil)
+	var got atlas.Approval
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if got.State != atlas.ApprovalApproved || got.Approver != "bob" || got.Reason != "looks right" {
+		t.Errorf("got %+v", got)
+	}
+	if w := ask(t, b, bob, http.MethodPost, "approvals/ap_1/deny", `{"reason":"no"}`, nil); w.Code != http.StatusConflict || !strings.Contains(w.Body.String(), "approval_decided") {
+		t.Errorf("second decision: %d %s", w.Code, w.Body)
+	}
+	if w := ask(t, newBook(), bob, http.MethodPost, "approvals/ap_1/approve", "", nil); w.Code != 200 {
+		t.Errorf("no reason: %d %s", w.Code, w.Body)
+	}
+	if w := ask(t, newBook(), bob, http.MethodPost, "approvals/ap_1/deny", `{"reason":"no"}`, nil); w.Code != 200 || !strings.Contains(w.Body.String(), `"state":"denied"`) {
+		t.Errorf("deny: %d %s", w.Code, w.Body)
+	}
+}
+
+func TestRead(t *testing.T) {
+	bob := caller("acme", "bob", atlas.ScopeApprove)
+	for path, want := range map[string]string{
+		"approvals?state=pending": `"ap_1"`,
+		"approvals?state=used":    `"ap_2"`,
+		"approvals?state=denied":  `{"approvals":[]}`,
+		"approvals/ap_2":          `"id":"ap_2"`,
+	} {
+		w := ask(t, newBook(), bob, http.MethodGet, path, "", nil)
+		if w.Code != 200 || !strings.Contains(w.Body.String(), want) || strings.Contains(w.Body.String(), "globex") || w.Header().Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	bob := caller("acme", "bob", atlas.ScopeApprove)
+	acting := caller("acme", "bob", atlas.ScopeApprove, atlas.ScopeImpersonate)
+	acting.Tenant = "globex"
+	set := func(k, v string) func(*http.Request) { return func(r *http.Request) { r.Header.Set(k, v) } }
+	for _, tt := range []struct {
+		name               string
+		c                  *edge.Caller
+		method, path, body string
+		set                func(*http.Request)
+		status             int
+		code               string
+	}{
+		{"nobody", nil, http.MethodGet, "approvals", "", nil, 401, "missing_token"},
+		{"without the scope", caller("acme", "bob", atlas.ScopeAdmin), http.MethodGet, "approvals", "", nil, 403, "not_authorized"},
+		{"for another tenant", acting, http.MethodPost, "approvals/ap_9/approve", "", nil, 403, "tenant_mismatch"},
+		{"one's own", caller("acme", "ann", atlas.ScopeApprove), http.MethodPost, "approvals/ap_1/approve", "", nil, 403, "self_approval"},
+		{"state that is none", bob, http.MethodGet, "approvals?state=open", "", nil, 400, "invalid_arguments"},
+		{"denial without a reason", bob, http.MethodPost, "approvals/ap_1/deny", `{"reason":"  "}`, nil, 400, "invalid_arguments"},
+		{"long reason", bob, http.MethodPost, "approvals/ap_1/deny", `{"reason":"` + strings.Repeat("é", 1001) + `"}`, nil, 400, "invalid_arguments"},
+		{"no JSON", bob, http.MethodPost, "approvals/ap_1/approve", `{`, nil, 400, "invalid_arguments"},
+		{"two values", bob, http.MethodPost, "approvals/ap_1/approve", `{}{}`, nil, 400, "invalid_arguments"},
+		{"misspelt key", bob, http.MethodPost, "approvals/ap_1/approve", `{"raeson":"x"}`, nil, 400, "invalid_arguments"},
+		{"large body", bob, http.MethodPost, "approvals/ap_1/approve", `{"reason":"` + strings.Repeat("x", 20000) + `"}`, nil, 413, "too_large"},
+		{"form of a web page", bob, http.MethodPost, "approvals/ap_1/approve", "", set("Content-Type", "application/x-www-form-urlencoded"), 415, "invalid_arguments"},
+		{"text of a web page", bob, http.MethodPost, "approvals/ap_1/approve", "{}", set("Content-Type", "text/plain"), 415, "invalid_arguments"},
+		{"deciding by GET", bob, http.MethodGet, "approvals/ap_1/approve", "", nil, 405, "invalid_arguments"},
+		{"other method", bob, http.MethodDelete, "approvals/ap_1", "", nil, 405, "invalid_arguments"},
+		{"other resource", bob, http.MethodGet, "tenants", "", nil, 404, "not_found"},
+	} {
+		b := newBook()
+		w := ask(t, b, tt.c, tt.method, tt.path, tt.body, tt.set)
+		if w.Code != tt.status || !strings.Contains(w.Body.String(), `"error":"`+tt.code+`"`) {
+			t.Errorf("%s: %d %s", tt.name, w.Code, w.Body)
+		}
+		if b.byID["ap_1"].State != atlas.ApprovalPending || b.byID["ap_9"].State != atlas.ApprovalPending {
+			t.Errorf("%s: decided", tt.name)
+		}
+		if challenge := w.Header().Get("WWW-Authenticate"); tt.code == "not_authorized" &&
+			(!strings.Contains(challenge, `error="insufficient_scope"`) || !strings.Contains(challenge, `scope="`+atlas.ScopeApprove+`"`)) {
+			t.Errorf("%s: challenge %s", tt.name, challenge)
+		}
+	}
+}
+
+// An approval of another tenant must be answered like one that does not exist, however one asks.
+func TestForeignApprovalsLookUnknown(t *testing.T) {
+	bob := caller("acme", "bob", atlas.ScopeApprove)
+	for _, route := range []struct{ method, path, body string }{
+		{http.MethodGet, "approvals/%s", ""},
+		{http.MethodPost, "approvals/%s/approve", "{}"},
+		{http.MethodPost, "approvals/%s/deny", `{"reason":"x"}`},
+	} {
+		answers := make(map[string]bool)
+		for _, id := range []string{"ap_9", "ap_404", "ap%279", strings.Repeat("a", 200), "ap_9%00"} {
+			w := ask(t, newBook(), bob, route.method, fmt.Sprintf(route.path, id), route.body, nil)
+			var f map[string]any
+			if err := json.Unmarshal(w.Body.Bytes(), &f); err != nil {
+				t.Fatalf("%s: %s", id, w.Body)
+			}
+			delete(f, "request_id")
+			answers[fmt.Sprint(w.Code, f)] = true
+		}
+		if len(answers) != 1 {
+			t.Errorf("%s: answers differ: %v", route.path, answers)
+		}
+	}
+}
+
+func TestFailureOfTheServiceSaysNothing(t *testing.T) {
+	b := newBook()
+	b.fail = errors.New("disk I/O error in /var/lib/atlas/state.db")
+	w := ask(t, b, caller("acme", "bob", atlas.ScopeApprove), http.MethodGet, "approvals", "", nil)
+	if w.Code != 500 || strings.Contains(w.Body.String(), "state.db") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}

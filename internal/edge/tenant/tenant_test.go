@@ -1,0 +1,91 @@
+package tenant_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/edge"
+	"github.com/atlas-mcp/atlas/internal/edge/tenant"
+)
+
+func TestResolve(t *testing.T) {
+	r, err := tenant.New(tenant.Config{}, edge.Challenge{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := &atlas.Principal{Subject: "ann", Tenant: "acme", Scopes: []string{atlas.ScopeAdmin, "tenant:globex:impersonate"}}
+	may := &atlas.Principal{Subject: "ops", Tenant: "acme", Scopes: []string{atlas.ScopeImpersonate}}
+	for _, tt := range []struct {
+		name   string
+		p      *atlas.Principal
+		values []string
+		want   atlas.TenantID // empty: refused
+	}{
+		{"absent", plain, nil, "acme"},
+		{"equal", plain, []string{"acme"}, "acme"},
+		{"different", plain, []string{"globex"}, ""},
+		{"in capitals", plain, []string{"ACME"}, ""},
+		{"with a space", plain, []string{"acme "}, ""},
+		{"empty", plain, []string{""}, ""},
+		{"twice", plain, []string{"acme", "acme"}, ""},
+		{"two in one", plain, []string{"acme, globex"}, ""},
+		{"impersonating", may, []string{"globex"}, "globex"},
+		{"impersonating nobody", may, nil, "acme"},
+		{"impersonating what cannot be", may, []string{"../globex"}, ""},
+		{"impersonating two", may, []string{"globex", "initech"}, ""},
+	} {
+		got, err := r.Resolve(tt.p, tt.values)
+		if got != tt.want || (tt.want == "") != (atlas.CodeOf(err) == atlas.CodeTenantMismatch) {
+			t.Errorf("%s: %q, %v", tt.name, got, err)
+		}
+	}
+}
+
+func TestMiddleware(t *testing.T) {
+	r, err := tenant.New(tenant.Config{Header: "x-org"}, edge.Challenge{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := r.Middleware(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		c := edge.CallerOf(req.Context())
+		_, _ = io.WriteString(w, string(c.Tenant)+" of "+string(c.Principal.Tenant))
+	}))
+	caller := &edge.Caller{Principal: &atlas.Principal{Tenant: "acme", Scopes: []string{atlas.ScopeImpersonate}}, Tenant: "acme"}
+	for _, tt := range []struct {
+		caller *edge.Caller
+		value  string
+		want   string
+	}{
+		{caller, "", "acme of acme"},
+		{caller, "globex", "globex of acme"},
+		{caller, "?", `"error":"tenant_mismatch"`},
+		{nil, "acme", `"error":"missing_token"`}, // somebody left out authentication
+	} {
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/mcp", nil)
+		if tt.value != "" {
+			req.Header.Set("X-Org", tt.value)
+		}
+		if tt.caller != nil {
+			req = req.WithContext(edge.WithCaller(req.Context(), tt.caller))
+		}
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, req); !strings.Contains(w.Body.String(), tt.want) {
+			t.Errorf("%q: %s, want %s", tt.value, w.Body, tt.want)
+		}
+	}
+	if caller.Tenant != "acme" {
+		t.Error("the shared caller was changed")
+	}
+}
+
+func TestConfig(t *testing.T) {
+	for _, bad := range []string{"authorization", "X Tenant", "X-Tenant\r\nX"} {
+		if _, err := tenant.New(tenant.Config{Header: bad}, edge.Challenge{}); err == nil {
+			t.Errorf("accepted %q", bad)
+		}
+	}
+}
