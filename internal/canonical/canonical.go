@@ -25,7 +25,7 @@ const MaxDepth = 1000
 //
 // The decoded strings share memory with one copy of raw; raw itself is not kept.
 func Parse(raw []byte, maxDepth int) (value any, canon []byte, err error) {
-	v, err := parse(raw, maxDepth, false)
+	v, err := Decode(raw, maxDepth)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -35,6 +35,10 @@ func Parse(raw []byte, maxDepth int) (value any, canon []byte, err error) {
 	}
 	return v, canon, nil
 }
+
+// Decode is [Parse] without the canonical form, for values that are changed before [Append] writes
+// them.
+func Decode(raw []byte, maxDepth int) (any, error) { return parse(raw, maxDepth, false) }
 
 // Transform returns the canonical form of one JSON value exactly as RFC 8785 has it: unlike
 // [Parse] it rounds numbers to the nearest double.
