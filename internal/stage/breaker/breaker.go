@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -97,6 +98,9 @@ type Breaker struct {
 	cfg      Config
 	settings settings
 	state    *State
+
+	mu      sync.RWMutex
+	sources map[string]*source // of state, by name; guarded by mu
 }
 
 // New returns the stage. The state outlives it: it is made once and handed to every configuration's
@@ -109,7 +113,7 @@ func New(cfg Config, state *State) (*Breaker, error) {
 		return nil, errors.New("breaker: no state")
 	}
 	cfg = cfg.withDefaults()
-	return &Breaker{cfg: cfg, settings: settingsOf(cfg), state: state}, nil
+	return &Breaker{cfg: cfg, settings: settingsOf(cfg), state: state, sources: map[string]*source{}}, nil
 }
 
 // Stage refuses calls to sources that are failing or full, and learns from the outcome of the others.
@@ -118,7 +122,7 @@ func (b *Breaker) Stage(next atlas.Handler) atlas.Handler {
 		if call.Tool == nil || call.Tool.Source == "" {
 			return next(ctx, call) // composed and workflow tools: their children come through here
 		}
-		src, class := b.state.source(call.Tool.Source, b.settings), b.class(call.Tenant)
+		src, class := b.source(call.Tool.Source), b.class(call.Tenant)
 		// An open circuit answers at once, without a place in the bulkhead's queue; and the permit is
 		// taken after the slot, so that a probe of a half-open circuit does not wait.
 		if state, err := src.closed(class, call.Tenant); err != nil {
@@ -138,6 +142,21 @@ func (b *Breaker) Stage(next atlas.Handler) atlas.Handler {
 		res.Notes.Breaker = pass.state()
 		return res, err
 	}
+}
+
+// source returns the state of a source. It is kept, so that a call need not hash the settings.
+func (b *Breaker) source(name string) *source {
+	b.mu.RLock()
+	src := b.sources[name]
+	b.mu.RUnlock()
+	if src != nil {
+		return src
+	}
+	src = b.state.source(name, b.settings)
+	b.mu.Lock()
+	b.sources[name] = src
+	b.mu.Unlock()
+	return src
 }
 
 func (b *Breaker) class(tenant atlas.TenantID) string {
@@ -180,12 +199,13 @@ func judge(ctx context.Context, err error) verdict {
 }
 
 // cut judges a call that did not end in time: by the driver's own limit, which is the source's fault;
-// by the budget stage, which leaves its reason as the cause; or by the caller.
+// by the budget stage, which leaves timeout as the cause if the call had all the time it should need;
+// or by the caller, or the time that the caller left.
 func cut(ctx context.Context) verdict {
 	if ctx.Err() == nil {
 		return failing
 	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) && atlas.CodeOf(context.Cause(ctx)) == atlas.CodeTimeout {
+	if e, ok := errors.AsType[*atlas.Error](context.Cause(ctx)); ok && e.Code == atlas.CodeTimeout {
 		return failing
 	}
 	return neutral

@@ -2,6 +2,7 @@ package breaker
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
@@ -14,9 +15,13 @@ import (
 type circuit struct {
 	set settings
 
+	// word is the epoch, shifted left by two, and the state: what calls need as long as the circuit
+	// is closed. It is written with mu held. The epoch counts changes; the outcome of a call that was
+	// let through in an older epoch says nothing.
+	word atomic.Uint64
+
 	mu      sync.Mutex // guards what follows
 	cb      circuitbreaker.CircuitBreaker[any]
-	epoch   uint64    // counts the times that the state changed; outcomes of calls of an older epoch say nothing
 	probing bool      // a probe runs
 	lease   time.Time // until when it keeps others from probing
 }
@@ -29,6 +34,20 @@ func newCircuit(set settings) *circuit {
 		Build()}
 }
 
+const stateBits = 2
+
+// state returns the state, as of the last call.
+func (c *circuit) state() circuitbreaker.State {
+	return circuitbreaker.State(c.word.Load() & (1<<stateBits - 1)) //nolint:gosec // two bits
+}
+
+func (c *circuit) epoch() uint64 { return c.word.Load() >> stateBits }
+
+// turn begins a new epoch, in the state that cb has. The caller holds mu.
+func (c *circuit) turn() {
+	c.word.Store((c.epoch()+1)<<stateBits | uint64(c.cb.State())) //nolint:gosec // 0, 1 or 2
+}
+
 // A permit lets one call through a circuit.
 type permit struct {
 	epoch uint64
@@ -37,28 +56,31 @@ type permit struct {
 
 // admit lets a call through, or says how long to stay away.
 func (c *circuit) admit(now time.Time) (permit, time.Duration, bool) {
+	if w := c.word.Load(); w&(1<<stateBits-1) == uint64(circuitbreaker.ClosedState) {
+		return permit{epoch: w >> stateBits}, 0, true
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch c.cb.State() {
 	case circuitbreaker.ClosedState:
-		return permit{epoch: c.epoch}, 0, true
+		return permit{epoch: c.epoch()}, 0, true
 	case circuitbreaker.OpenState:
 		if d := c.cb.RemainingDelay(); d > 0 {
 			return permit{}, d, false
 		}
 		c.cb.HalfOpen()
-		c.epoch++
 		c.probing = false
+		c.turn()
 	case circuitbreaker.HalfOpenState:
 	}
 	if c.probing && now.Before(c.lease) {
 		return permit{}, min(c.lease.Sub(now), time.Second), false
 	}
 	if c.probing { // the probe before is lost: what it still says is void
-		c.epoch++
+		c.turn()
 	}
 	c.probing, c.lease = true, now.Add(c.set.probe)
-	return permit{epoch: c.epoch, probe: true}, 0, true
+	return permit{epoch: c.epoch(), probe: true}, 0, true
 }
 
 // done takes in the outcome of a call that was let through.
@@ -68,34 +90,34 @@ func (c *circuit) done(p permit, v verdict) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p.epoch != c.epoch {
+	if p.epoch != c.epoch() {
 		return
 	}
-	if p.probe {
+	switch {
+	case p.probe && v == neutral: // the next call probes
 		c.probing = false
-		switch v {
-		case healthy:
-			c.cb.Close()
-			c.epoch++
-		case failing:
-			c.cb.Open()
-			c.epoch++
-		case neutral: // the next call probes
+	case p.probe && v == healthy:
+		c.probing = false
+		c.cb.Close()
+		c.turn()
+	case p.probe:
+		c.probing = false
+		c.cb.Open()
+		c.turn()
+	case c.cb.IsClosed():
+		if c.cb.RecordFailure(); c.cb.IsOpen() {
+			c.turn()
 		}
-		return
-	}
-	if !c.cb.IsClosed() {
-		return
-	}
-	c.cb.RecordFailure()
-	if c.cb.IsOpen() {
-		c.epoch++
 	}
 }
 
-// look returns the state without changing it.
-func (c *circuit) look() (circuitbreaker.State, time.Duration, int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cb.State(), c.cb.RemainingDelay(), int(c.cb.Metrics().Failures()) //nolint:gosec // small
+// wait returns how long an open circuit stays so, or 0.
+func (c *circuit) wait() time.Duration {
+	if c.state() != circuitbreaker.OpenState {
+		return 0
+	}
+	return c.cb.RemainingDelay()
 }
+
+// failures returns the failures that count now.
+func (c *circuit) failures() int { return int(c.cb.Metrics().Failures()) } //nolint:gosec // small

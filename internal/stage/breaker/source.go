@@ -95,10 +95,9 @@ func (s *source) ensure(tenant atlas.TenantID, now time.Time) *tenantOwn {
 
 // forgettable reports whether the circuit is closed and its failures are of a period gone by.
 func (o *tenantOwn) forgettable(now time.Time) bool {
-	state, _, _ := o.look()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return state == circuitbreaker.ClosedState && now.Sub(o.since) > o.set.period
+	return o.state() == circuitbreaker.ClosedState && now.Sub(o.since) > o.set.period
 }
 
 // contribute reports whether one more failure of the tenant counts for its class.
@@ -159,7 +158,7 @@ func (p *pass) done(v verdict) {
 		now := time.Now()
 		if p.own == nil {
 			if p.own = p.src.ensure(p.tenant, now); p.own != nil {
-				p.mine.epoch = p.own.now()
+				p.mine.epoch = p.own.epoch()
 			}
 		}
 		if p.own != nil {
@@ -174,18 +173,11 @@ func (p *pass) done(v verdict) {
 	p.class.done(p.shared, v)
 }
 
-// now returns the circuit's epoch.
-func (c *circuit) now() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.epoch
-}
-
 // state returns the worse state of the two circuits.
 func (p *pass) state() string {
-	s, _, _ := p.class.look()
+	s := p.class.state()
 	if p.own != nil {
-		if o, _, _ := p.own.look(); severity(o) > severity(s) {
+		if o := p.own.state(); severity(o) > severity(s) {
 			s = o
 		}
 	}
@@ -205,21 +197,19 @@ func severity(s circuitbreaker.State) int {
 
 // closed refuses a call for which a circuit is certainly open, changing nothing.
 func (s *source) closed(class string, tenant atlas.TenantID) (string, error) {
-	if state, wait, _ := s.class(class).look(); state == circuitbreaker.OpenState && wait > 0 {
-		return state.String(), refuse(wait)
-	}
+	wait := s.class(class).wait()
 	if own := s.own(tenant); own != nil {
-		if state, wait, _ := own.look(); state == circuitbreaker.OpenState && wait > 0 {
-			return state.String(), refuse(wait)
-		}
+		wait = max(wait, own.wait())
+	}
+	if wait > 0 {
+		return circuitbreaker.OpenState.String(), refuse(wait)
 	}
 	return "", nil
 }
 
 // peek returns the state of a class's circuit.
 func (s *source) peek(class string) string {
-	st, _, _ := s.class(class).look()
-	return st.String()
+	return s.class(class).state().String()
 }
 
 func (s *source) snapshot() []Status {
@@ -227,12 +217,11 @@ func (s *source) snapshot() []Status {
 	defer s.mu.RUnlock()
 	var out []Status
 	for name, c := range s.classes {
-		st, wait, n := c.look()
-		out = append(out, Status{Class: name, State: st.String(), RetryAfter: wait, Failures: n})
+		out = append(out, Status{Class: name, State: c.state().String(), RetryAfter: c.wait(), Failures: c.failures()})
 	}
 	for id, c := range s.tenants {
-		if st, wait, n := c.look(); n > 0 || st != circuitbreaker.ClosedState {
-			out = append(out, Status{Tenant: id, State: st.String(), RetryAfter: wait, Failures: n})
+		if n := c.failures(); n > 0 || c.state() != circuitbreaker.ClosedState {
+			out = append(out, Status{Tenant: id, State: c.state().String(), RetryAfter: c.wait(), Failures: n})
 		}
 	}
 	return out

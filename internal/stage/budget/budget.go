@@ -97,6 +97,13 @@ func (b *Budget) Stage(next atlas.Handler) atlas.Handler {
 		if err != nil {
 			return atlas.Result{}, err
 		}
+		// A deadline from outside, such as that of the composed tool around, ends the call just before
+		// it would, so that the cause is known and the caller of the child still has a moment.
+		if dl, ok := ctx.Deadline(); ok {
+			if room := dl.Sub(start) - time.Millisecond; room < g.timeout {
+				g = grant{timeout: max(room, 0)}
+			}
+		}
 		cause := errTimeout
 		if !g.full {
 			cause = errCut

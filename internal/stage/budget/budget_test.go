@@ -269,8 +269,11 @@ func TestCancellationStaysCanceled(t *testing.T) {
 		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err = h(ctx, call(tool("q", time.Minute), "acme", atlas.Budget{}))
-		if e := atlas.ErrorOf(err); e.Code != atlas.CodeTimeout || e.Context != nil {
-			t.Errorf("deadline from outside: %v", err)
+		if e := atlas.ErrorOf(err); e.Code != atlas.CodeTimeout || e.Context["timeout_ms"] != int64(999) {
+			t.Errorf("deadline from outside: %v, %v", err, e.Context)
+		}
+		if ctx.Err() != nil {
+			t.Error("the outer deadline passed first")
 		}
 	})
 }
@@ -280,20 +283,27 @@ func TestCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, tc := range map[string]struct {
 			budget atlas.Budget
+			outer  time.Duration
 			want   atlas.Code
 		}{
-			"declared timeout":   {atlas.Budget{}, atlas.CodeTimeout},
-			"ample budget":       {atlas.Budget{Total: time.Minute}, atlas.CodeTimeout},
-			"budget cuts it off": {atlas.Budget{Total: time.Second}, atlas.CodeBudgetExhausted},
-			"share cuts it off":  {atlas.Budget{Total: 6 * time.Second, Expected: []string{"x"}}, atlas.CodeBudgetExhausted},
+			"declared timeout":     {atlas.Budget{}, 0, atlas.CodeTimeout},
+			"ample budget":         {atlas.Budget{Total: time.Minute}, 0, atlas.CodeTimeout},
+			"budget cuts it off":   {atlas.Budget{Total: time.Second}, 0, atlas.CodeBudgetExhausted},
+			"share cuts it off":    {atlas.Budget{Total: 6 * time.Second, Expected: []string{"x"}}, 0, atlas.CodeBudgetExhausted},
+			"parent's end is near": {atlas.Budget{}, time.Second, atlas.CodeBudgetExhausted},
 		} {
 			var got atlas.Code
+			ctx, cancel := context.WithCancel(t.Context())
+			if tc.outer > 0 {
+				ctx, cancel = context.WithTimeoutCause(ctx, tc.outer, &atlas.Error{Code: atlas.CodeTimeout})
+			}
 			h := stage(t, budget.Config{}, budget.NewLatencies()).Stage(func(ctx context.Context, _ atlas.Call) (atlas.Result, error) {
 				<-ctx.Done()
 				got = atlas.CodeOf(context.Cause(ctx))
 				return atlas.Result{}, ctx.Err()
 			})
-			_, err := h(t.Context(), call(tool("q", 5*time.Second), "acme", tc.budget))
+			_, err := h(ctx, call(tool("q", 5*time.Second), "acme", tc.budget))
+			cancel()
 			if got != tc.want || atlas.CodeOf(err) != atlas.CodeTimeout {
 				t.Errorf("%s: cause %q, want %q; error %v", name, got, tc.want, err)
 			}
