@@ -1,0 +1,610 @@
+package policy
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	cedar "github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/types"
+
+	"github.com/atlas-mcp/atlas"
+)
+
+// factsTimeout bounds Tool.Facts for a tool that declares no timeout: the budget stage, which
+// bounds the call itself, is further in.
+const factsTimeout = 5 * time.Second
+
+// A Decision is the answer to one call.
+type Decision struct {
+	Allowed bool
+	// Rule is the id of the rule that decided. For a tool with several scopes that different rules
+	// allow it is all their ids, sorted and joined with commas. It is empty for the default deny.
+	Rule string
+	// Scope is the scope that was refused; empty if the call is allowed or no single one was.
+	Scope string
+	// Facts are what was found out about the arguments; the zero Facts if no rule asked.
+	Facts atlas.Facts
+
+	err *atlas.Error
+}
+
+// Err returns nil if the call is allowed, and else the refusal: denied_by_policy with the rule in
+// context.rule, not_authorized, or, where nothing but missing facts stood in the way, what the source
+// says of the arguments (invalid_query) or of itself (a retryable code).
+func (d *Decision) Err() error {
+	if d.err == nil {
+		return nil
+	}
+	return d.err
+}
+
+// Decide decides one call. The error is not a refusal: it says that there is no decision, because
+// the call is incomplete or ctx ended. Validated arguments (Args.Values) are used as they are.
+func (e *Engine) Decide(ctx context.Context, call atlas.Call) (Decision, error) {
+	ev, err := e.begin(ctx, call)
+	if err != nil {
+		return Decision{}, err
+	}
+	return ev.decide(), nil
+}
+
+// Stage refuses the calls that the rules do not allow. Lists pass: see [Engine.Visible]. Calls
+// that pass carry the facts that were found out.
+func (e *Engine) Stage(next atlas.Handler) atlas.Handler {
+	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
+		if call.Op == atlas.OpList {
+			return next(ctx, call)
+		}
+		d, err := e.Decide(ctx, call)
+		if err != nil {
+			return atlas.Result{Notes: atlas.Notes{PolicyHash: e.hash}}, err
+		}
+		if !d.Allowed {
+			return atlas.Result{Notes: atlas.Notes{Decision: "deny", Rule: d.Rule, PolicyHash: e.hash}}, d.Err()
+		}
+		call.Facts = d.Facts
+		res, err := next(ctx, call)
+		res.Notes.Decision, res.Notes.Rule, res.Notes.PolicyHash = "allow", d.Rule, e.hash
+		return res, err
+	}
+}
+
+// An evaluation is one call on its way to a decision.
+type evaluation struct {
+	engine   *Engine
+	call     *atlas.Call
+	info     *toolInfo
+	resource string
+	refused  string // why no rule can allow the call, whatever it says; empty if one can
+
+	matches []scopeMatch // by scope of the tool
+
+	facts    atlas.Facts
+	factsErr error // from Tool.Facts
+	piiErr   error
+
+	lost    map[string]struct{} // arguments without Cedar form
+	context types.Record
+	built   bool
+
+	everything bool // convert every argument, for an explanation
+}
+
+// A scopeMatch holds the rules whose subject, action and resource match.
+type scopeMatch struct {
+	scope string
+	rules candidates
+}
+
+// candidates are the rules that one Cedar decision is made from.
+type candidates []*rule
+
+// All makes candidates a [cedar.PolicyIterator].
+func (c candidates) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
+	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) {
+		for _, r := range c {
+			if !yield(r.policyID, r.policy) {
+				return
+			}
+		}
+	}
+}
+
+// onePolicy is a [cedar.PolicyIterator] over a single policy.
+type onePolicy struct{ policy *cedar.Policy }
+
+// All yields the policy.
+func (o onePolicy) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
+	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) { yield("", o.policy) }
+}
+
+var (
+	errFacts      = errors.New("the facts about the arguments could not be found out")
+	errNoDetector = errors.New("no detector of personal data is configured")
+	errLost       = errors.New("an argument that the rule reads has no Cedar form")
+)
+
+// begin finds the rules that match, and the facts that they need.
+func (e *Engine) begin(ctx context.Context, call atlas.Call) (*evaluation, error) {
+	ev, err := e.match(call)
+	if err != nil {
+		return nil, err
+	}
+	// A caller whom no rule can allow does not get Atlas to work on the arguments.
+	if ev.hopeful() {
+		if err := ev.findFacts(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return ev, nil
+}
+
+func (e *Engine) match(call atlas.Call) (*evaluation, error) {
+	switch {
+	case call.Tool == nil:
+		return nil, atlas.Errorf(atlas.CodeInternal, errors.New("policy: call has no tool"), "")
+	case call.Principal == nil:
+		return nil, atlas.Errorf(atlas.CodeInternal, errors.New("policy: call has no principal"), "")
+	}
+	if call.Args.Values == nil && len(call.Args.Raw) > 0 {
+		dec := json.NewDecoder(bytes.NewReader(call.Args.Raw))
+		dec.UseNumber()
+		if err := dec.Decode(&call.Args.Values); err != nil {
+			return nil, atlas.Errorf(atlas.CodeInvalidArguments, err, "the arguments are not a JSON object")
+		}
+	}
+	call.Facts = atlas.Facts{} // nobody but this stage says what the facts are
+	ev := &evaluation{engine: e, call: &call, info: e.tools[call.Tool]}
+	if ev.info == nil {
+		ev.info = &toolInfo{tool: call.Tool, open: true}
+	}
+	ev.resource = resourceOf(&call)
+	ev.refused = e.refusal(&call, ev.resource)
+	ev.matches = make([]scopeMatch, len(call.Tool.Scopes))
+	for i, scope := range call.Tool.Scopes {
+		ev.matches[i] = scopeMatch{scope: scope, rules: e.candidates(call.Principal, scope, ev.resource)}
+	}
+	return ev, nil
+}
+
+// resourceOf returns "tenant:<tenant>/<resource>".
+func resourceOf(call *atlas.Call) string {
+	below := ""
+	switch t := call.Tool; {
+	case t.Resource != nil:
+		below = t.Resource(*call)
+	default:
+		below = cmp.Or(t.Source, "tools") + "/" + t.Name
+	}
+	return "tenant:" + string(call.Tenant) + "/" + below
+}
+
+// refusal says why no rule can allow the call; it is empty if one can.
+func (e *Engine) refusal(call *atlas.Call, resource string) string {
+	switch p := call.Principal; {
+	case call.Tenant == "":
+		return "the call has no tenant"
+	case call.Tenant != p.Tenant && !p.HasScope(atlas.ScopeImpersonate):
+		// The edge has refused this already; here it would be the rules of another tenant.
+		return "the call is for another tenant than the caller's"
+	case len(call.Tool.Scopes) == 0:
+		return "the tool has no scopes, so no action can be allowed"
+	case !p.HasScopes(call.Tool.Scopes):
+		return "the caller's token lacks scopes of the tool"
+	}
+	for segment := range strings.SplitSeq(resource, "/") {
+		if segment == "." || segment == ".." {
+			return "the resource holds a . or .. segment"
+		}
+	}
+	return ""
+}
+
+// candidates returns the rules whose subject, action and resource match.
+func (e *Engine) candidates(p *atlas.Principal, scope, resource string) candidates {
+	var list candidates
+	for _, r := range e.subjectRules(p, scope) {
+		if matchAny(r.resources, resource) {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// subjectRules returns the rules whose subject and action match, each once. The slice may be the
+// index's own.
+func (e *Engine) subjectRules(p *atlas.Principal, scope string) []*rule {
+	index := e.scopes[scope]
+	if index == nil { // not a scope of a known tool
+		index = newScopeIndex(e.rules, scope)
+	}
+	var few [16]uint64
+	seen := few[:]
+	if n := (len(e.rules) + 63) / 64; n > len(few) {
+		seen = make([]uint64, n)
+	}
+	list := slices.Clip(index.all) // disjoint from the others
+	add := func(rules ...*rule) {
+		for _, r := range rules {
+			if bit := uint64(1) << (r.index % 64); seen[r.index/64]&bit == 0 {
+				seen[r.index/64] |= bit
+				list = append(list, r)
+			}
+		}
+	}
+	var buf [64]byte
+	for _, role := range p.Roles {
+		add(index.named[string(append(append(buf[:0], "role:"...), role...))]...)
+	}
+	add(index.named[string(append(append(buf[:0], "user:"...), p.Subject...))]...)
+	for _, r := range index.globs {
+		if subjectMatches(r.subjects, p) {
+			add(r)
+		}
+	}
+	return list
+}
+
+func subjectMatches(subjects []glob, p *atlas.Principal) bool {
+	if p.Subject != "" && matchAny(subjects, "user:"+p.Subject) {
+		return true
+	}
+	for _, role := range p.Roles {
+		if role != "" && matchAny(subjects, "role:"+role) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(subjects, func(g glob) bool { return g.text == "*" })
+}
+
+func matchAny(globs []glob, s string) bool {
+	for i := range globs {
+		if globs[i].match(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// hopeful reports whether an allow rule matches for every scope.
+func (ev *evaluation) hopeful() bool {
+	if ev.refused != "" {
+		return false
+	}
+	for _, m := range ev.matches {
+		if !slices.ContainsFunc(m.rules, func(r *rule) bool { return !r.deny }) {
+			return false
+		}
+	}
+	return true
+}
+
+// findFacts asks for what the matching rules need.
+func (ev *evaluation) findFacts(ctx context.Context) error {
+	var need needs
+	for _, m := range ev.matches {
+		for _, r := range m.rules {
+			need |= r.needs
+		}
+	}
+	tool := ev.call.Tool
+	if need&needFacts != 0 && tool.Facts != nil {
+		fctx, cancel := context.WithTimeout(ctx, cmp.Or(max(tool.Timeout, 0), factsTimeout))
+		ev.facts, ev.factsErr = tool.Facts(fctx, *ev.call)
+		cancel()
+		if ctx.Err() != nil {
+			return atlas.ErrorOf(ctx.Err())
+		}
+		if ev.factsErr != nil {
+			ev.facts = atlas.Facts{}
+		}
+		ev.facts.PII = nil // the detector's to say
+	}
+	if need&needPII != 0 {
+		if ev.engine.pii == nil {
+			ev.piiErr = errNoDetector
+		} else {
+			ev.facts.PII = slices.Sorted(slices.Values(ev.engine.pii(ev.call.Args.Raw)))
+		}
+	}
+	return nil
+}
+
+// An outcome is what the rules say about one scope.
+type outcome struct {
+	allow string // smallest id of the allow rules that hold; empty if none
+	deny  string // the same of the deny rules
+	fault string // the same of the deny rules that could not be decided
+	cause error  // why fault could not
+	asked bool
+}
+
+// decide asks Cedar for every scope.
+func (ev *evaluation) decide() Decision {
+	if !ev.hopeful() {
+		return ev.hopeless()
+	}
+	d := Decision{Allowed: true, Facts: ev.facts}
+	var refused outcome // of the scope that decides against the call
+	var allowed []string
+	complete := true // every scope has an allow rule that holds
+	for _, m := range ev.matches {
+		o := ev.ask(m)
+		if o.allow == "" {
+			complete = false
+		} else if len(ev.matches) == 1 {
+			d.Rule = o.allow
+		} else {
+			allowed = append(allowed, o.allow)
+		}
+		if o.refuses() > refused.refuses() {
+			refused, d.Scope = o, m.scope
+		}
+	}
+	if refused.refuses() == 0 {
+		if len(allowed) > 0 {
+			slices.Sort(allowed)
+			d.Rule = strings.Join(slices.Compact(allowed), ",")
+		}
+		return d
+	}
+	d.Allowed, d.Rule = false, cmp.Or(refused.deny, refused.fault)
+	switch {
+	case refused.deny != "":
+		d.err = denied(refused.deny, nil)
+	case refused.fault != "" && complete && errors.Is(refused.cause, errFacts) && ev.callersFault():
+		d.err = atlas.ErrorOf(ev.factsErr)
+	case refused.fault != "":
+		d.err = denied(refused.fault, refused.cause)
+	default:
+		d.err = atlas.Errorf(atlas.CodeNotAuthorized, errors.Join(ev.factsErr, ev.piiErr), "")
+	}
+	return d
+}
+
+// refuses ranks what an outcome says against the call: 0 nothing, 3 a deny rule. An outcome that
+// was never set says nothing.
+func (o *outcome) refuses() int {
+	switch {
+	case o.deny != "":
+		return 3
+	case o.fault != "":
+		return 2
+	case o.asked && o.allow == "":
+		return 1
+	}
+	return 0
+}
+
+// callersFault reports whether the error of Tool.Facts is one that the caller can act on: SQL that
+// the source does not accept, or a source that may answer later. It is then told as it is, where
+// nothing but the missing facts stood in the way.
+func (ev *evaluation) callersFault() bool {
+	err := atlas.ErrorOf(ev.factsErr)
+	return err.Code == atlas.CodeInvalidQuery || err.Retryable()
+}
+
+// hopeless decides a call that no allow rule can let through: all that is left to say is whether a
+// rule forbids it. Facts are not asked for, and rules that need them are passed over.
+func (ev *evaluation) hopeless() Decision {
+	var d Decision
+	if ev.refused != "" {
+		d.err = atlas.Errorf(atlas.CodeNotAuthorized, errors.New(ev.refused), "")
+		return d
+	}
+	var refused outcome
+	for _, m := range ev.matches {
+		free := slices.DeleteFunc(slices.Clone(m.rules), func(r *rule) bool { return r.needs != 0 })
+		if o := ev.ask(scopeMatch{m.scope, free}); o.refuses() > refused.refuses() {
+			refused, d.Scope = o, m.scope
+		}
+	}
+	d.Rule = cmp.Or(refused.deny, refused.fault)
+	if d.Rule != "" {
+		d.err = denied(d.Rule, refused.cause)
+	} else {
+		d.err = atlas.Errorf(atlas.CodeNotAuthorized, nil, "")
+	}
+	return d
+}
+
+func denied(rule string, cause error) *atlas.Error {
+	if cause != nil {
+		cause = fmt.Errorf("deny rule %s could not be decided: %w", rule, cause)
+	}
+	return atlas.Errorf(atlas.CodeDeniedByPolicy, cause, "").With("rule", rule)
+}
+
+// ask evaluates the rules of one scope.
+func (ev *evaluation) ask(m scopeMatch) outcome {
+	o := outcome{asked: true}
+	ready := make(candidates, 0, len(m.rules))
+	for _, r := range m.rules {
+		switch holds, err := ev.ready(r); {
+		case err != nil:
+			o.failed(r, err)
+		case holds:
+			ready = append(ready, r)
+		}
+	}
+	if len(ready) == 0 {
+		return o
+	}
+	request, entities := ev.request(m.scope, ready)
+	_, diagnostic := cedar.Authorize(ready, entities, request)
+	// Cedar passes over a policy that ends in an error, also one that forbids.
+	for _, failure := range diagnostic.Errors {
+		if i := slices.IndexFunc(ready, func(r *rule) bool { return r.policyID == failure.PolicyID }); i >= 0 {
+			o.failed(ready[i], errors.New(failure.Message))
+		}
+	}
+	for _, reason := range diagnostic.Reasons {
+		i := slices.IndexFunc(ready, func(r *rule) bool { return r.policyID == reason.PolicyID })
+		if i < 0 {
+			continue
+		}
+		if ready[i].deny {
+			o.deny = smaller(o.deny, ready[i].id)
+		} else {
+			o.allow = smaller(o.allow, ready[i].id)
+		}
+	}
+	return o
+}
+
+// failed notes a rule that could not be decided.
+func (o *outcome) failed(r *rule, err error) {
+	if r.deny && smaller(o.fault, r.id) == r.id {
+		o.fault, o.cause = r.id, err
+	}
+}
+
+// smaller keeps the outcome independent of the order of the rules.
+func smaller(a, b string) string {
+	if a == "" || b < a {
+		return b
+	}
+	return a
+}
+
+// ready reports whether all that stands outside Cedar holds, or why that cannot be said.
+func (ev *evaluation) ready(r *rule) (bool, error) {
+	for i := range r.conditions {
+		if c := &r.conditions[i]; c.needs == 0 && !c.holds(ev.call.Tool, &ev.facts) {
+			return false, nil
+		}
+	}
+	// Before the conditions that need facts: that one of them does not hold must not hide that
+	// another cannot be decided.
+	if r.needs&needFacts != 0 && ev.factsErr != nil {
+		return false, fmt.Errorf("%w: %w", errFacts, ev.factsErr)
+	}
+	if r.needs&needPII != 0 && ev.piiErr != nil {
+		return false, ev.piiErr
+	}
+	for i := range r.conditions {
+		if c := &r.conditions[i]; c.needs != 0 && !c.holds(ev.call.Tool, &ev.facts) {
+			return false, nil
+		}
+	}
+	if r.when != nil && (r.when.reads.allArgs || len(r.when.reads.args) > 0) {
+		ev.build()
+		if len(ev.lost) > 0 {
+			if r.when.reads.allArgs {
+				return false, errLost
+			}
+			for name := range r.when.reads.args {
+				if _, lost := ev.lost[name]; lost {
+					return false, fmt.Errorf("%w: %s", errLost, name)
+				}
+			}
+		}
+	}
+	return true, nil
+}
+
+// request makes the Cedar request for one scope, with as much in it as the rules look at.
+func (ev *evaluation) request(scope string, rules candidates) (cedar.Request, types.EntityGetter) {
+	caller, context := false, false
+	for _, r := range rules {
+		if r.when != nil {
+			caller = caller || r.when.reads.caller
+			context = context || r.when.reads.context
+		}
+	}
+	p := ev.call.Principal
+	request := cedar.Request{
+		Principal: types.NewEntityUID(typePrincipal, types.String(p.Subject)),
+		Action:    types.NewEntityUID(typeAction, types.String(scope)),
+		Resource:  types.NewEntityUID(typeResource, types.String(ev.resource)),
+	}
+	if context {
+		ev.build()
+		request.Context = ev.context
+	}
+	if !caller {
+		return request, nil
+	}
+	return request, oneEntity{UID: request.Principal, Attributes: types.NewRecord(types.RecordMap{
+		"subject":   types.String(p.Subject),
+		"tenant":    types.String(p.Tenant),
+		"delegator": types.String(p.Delegator),
+		"roles":     stringSet(p.Roles),
+		"scopes":    stringSet(p.Scopes),
+	})}
+}
+
+// oneEntity is an entity store that holds the caller only.
+type oneEntity types.Entity
+
+// Get returns the entity if it is the one.
+func (e oneEntity) Get(uid types.EntityUID) (types.Entity, bool) {
+	return types.Entity(e), uid == e.UID
+}
+
+// build makes the context record once. Only arguments that some matching rule reads are converted:
+// a file's content need not be hashed to be left alone.
+func (ev *evaluation) build() {
+	if ev.built {
+		return
+	}
+	ev.built = true
+	args := types.RecordMap{}
+	convert := func(name string, v any) {
+		if v == nil {
+			return
+		}
+		s := &shape{}
+		if f, ok := ev.info.args.fields[name]; ok {
+			s = &f.shape
+		}
+		c, err := toCedar(v, s, 0)
+		if err != nil {
+			if ev.lost == nil {
+				ev.lost = map[string]struct{}{}
+			}
+			ev.lost[name] = struct{}{}
+			return
+		}
+		args[types.String(name)] = c
+	}
+	all := ev.everything
+	wanted := map[string]struct{}{}
+	for _, m := range ev.matches {
+		for _, r := range m.rules {
+			if r.when != nil {
+				all = all || r.when.reads.allArgs
+				for name := range r.when.reads.args {
+					wanted[name] = struct{}{}
+				}
+			}
+		}
+	}
+	for name, v := range ev.call.Args.Values {
+		if _, ok := wanted[name]; ok || all {
+			convert(name, v)
+		}
+	}
+	t := ev.call.Tool
+	ev.context = types.NewRecord(types.RecordMap{
+		"tenant": types.String(ev.call.Tenant),
+		"tool": types.NewRecord(types.RecordMap{
+			"name": types.String(t.Name), "level": types.String(t.Level), "source": types.String(t.Source),
+			"reads": types.String(t.Reads), "effects": types.String(t.Effects),
+			"read_only": types.Boolean(t.ReadOnly), "destructive": types.Boolean(t.Destructive),
+		}),
+		"args": types.NewRecord(args),
+		"facts": types.NewRecord(types.RecordMap{
+			"sql": types.String(ev.facts.SQL), "tables": stringSet(ev.facts.Tables),
+			"columns": stringSet(ev.facts.Columns), "pii": stringSet(ev.facts.PII),
+		}),
+	})
+}
