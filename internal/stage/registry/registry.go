@@ -1,0 +1,277 @@
+// Package registry is the stage that knows the tools: it answers lists with the tools that the
+// caller may see, and gives each call its tool. A tool that the caller may not see is answered
+// exactly like one that does not exist. Who may see what is decided by policy, not here.
+package registry
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/atlas-mcp/atlas"
+)
+
+// Visibility tells which tools a caller may see: policy.
+type Visibility interface {
+	// Visible reports whether some call of t by p for the tenant could be allowed. It must give the
+	// same answer for the same principal and tenant for as long as the registry lives.
+	Visible(p *atlas.Principal, tenant atlas.TenantID, t *atlas.Tool) bool
+}
+
+// Config narrows what callers see by toolsets, named groups of tools.
+type Config struct {
+	// Toolsets adds tools to groups by name or glob (* within a name), beside those that the tools
+	// name themselves.
+	Toolsets map[string][]string `yaml:"toolsets"`
+	// Roles restricts the holders of a role to toolsets. Who holds several of these roles has the
+	// toolsets of all; other roles neither add nor take away.
+	Roles map[string][]string `yaml:"roles"`
+	// Claim is the name of a token claim, a list or a text with spaces, that narrows further to the
+	// toolsets it names; default: "toolsets".
+	Claim string `yaml:"claim"`
+}
+
+// Validate reports all mistakes, joined. Names of toolsets are checked by [New], which knows the tools.
+func (c Config) Validate() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(c.Toolsets)) {
+		for _, glob := range c.Toolsets[name] {
+			if _, err := path.Match(glob, ""); err != nil || strings.Contains(glob, "/") {
+				errs = append(errs, fmt.Errorf("toolsets.%s: %q is not a glob of tool names", name, glob))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) withDefaults() Config {
+	c.Claim = cmp.Or(c.Claim, "toolsets")
+	return c
+}
+
+const (
+	maxViews = 1024
+	// Visibility is fixed while the registry lives; views are dropped all the same, so that the tools
+	// of tokens that are gone do not stay for good.
+	viewTTL = 5 * time.Minute
+)
+
+// A Registry holds the tools of one configuration. It is safe for concurrent use.
+type Registry struct {
+	tools  []*atlas.Tool // sorted by name
+	byName map[string]*atlas.Tool
+	vis    Visibility
+	roles  map[string]map[string]bool // role → names of toolsets
+	sets   map[string]map[string]bool // toolset → names of tools
+	claim  string
+
+	mu    sync.Mutex // guards views
+	views map[viewKey]*view
+}
+
+// New returns a registry of the tools, whose names must differ.
+func New(tools []*atlas.Tool, vis Visibility, cfg Config) (*Registry, error) {
+	if vis == nil {
+		return nil, errors.New("a registry needs to know who may see what")
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	r := &Registry{
+		tools: slices.Clone(tools), byName: make(map[string]*atlas.Tool, len(tools)), vis: vis, claim: cfg.Claim,
+		roles: map[string]map[string]bool{}, sets: map[string]map[string]bool{}, views: map[viewKey]*view{},
+	}
+	slices.SortFunc(r.tools, func(a, b *atlas.Tool) int { return cmp.Compare(a.Name, b.Name) })
+	var errs []error
+	put := func(set, name string) {
+		if r.sets[set] == nil {
+			r.sets[set] = map[string]bool{}
+		}
+		r.sets[set][name] = true
+	}
+	for _, t := range r.tools {
+		if r.byName[t.Name] != nil {
+			errs = append(errs, fmt.Errorf("there are two tools named %s", t.Name))
+		}
+		r.byName[t.Name] = t
+		for _, set := range t.Toolsets {
+			put(set, t.Name)
+		}
+	}
+	for _, set := range slices.Sorted(maps.Keys(cfg.Toolsets)) {
+		for _, glob := range cfg.Toolsets[set] {
+			hit := false
+			for _, t := range r.tools {
+				if ok, err := path.Match(glob, t.Name); err == nil && ok {
+					put(set, t.Name)
+					hit = true
+				}
+			}
+			if !hit {
+				errs = append(errs, fmt.Errorf("toolsets.%s: no tool is named %q", set, glob))
+			}
+		}
+	}
+	for _, role := range slices.Sorted(maps.Keys(cfg.Roles)) {
+		r.roles[role] = map[string]bool{}
+		for _, set := range cfg.Roles[role] {
+			if r.sets[set] == nil {
+				errs = append(errs, fmt.Errorf("roles.%s: there is no toolset %q; use %s", role, set,
+					strings.Join(slices.Sorted(maps.Keys(r.sets)), ", ")))
+			}
+			r.roles[role][set] = true
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return r, nil
+}
+
+// All returns all tools, sorted by name. The list is shared and read-only.
+func (r *Registry) All() []*atlas.Tool { return r.tools }
+
+// Lookup returns the tool of the name, whoever asks. It is for operators; callers go by [Registry.Stage].
+func (r *Registry) Lookup(name string) (*atlas.Tool, bool) {
+	t, ok := r.byName[name]
+	return t, ok
+}
+
+// Visible returns the tools that p may see for the tenant, sorted by name. The list is shared and
+// read-only.
+func (r *Registry) Visible(p *atlas.Principal, tenant atlas.TenantID) []*atlas.Tool {
+	return r.view(p, tenant).tools
+}
+
+// Stage answers lists and gives calls their tool. A name that is unknown and one that is not visible
+// take the same way: one look-up in the set of the caller's own tools.
+func (r *Registry) Stage(next atlas.Handler) atlas.Handler {
+	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
+		v := r.view(call.Principal, call.Tenant)
+		if call.Op == atlas.OpList {
+			return atlas.Result{Tools: v.tools}, nil
+		}
+		t, ok := v.byName[call.Name]
+		if !ok {
+			return atlas.Result{}, &atlas.Error{Code: atlas.CodeToolNotFound}
+		}
+		call.Tool = t
+		return next(ctx, call)
+	}
+}
+
+// A view is what one caller sees.
+type view struct {
+	principal *atlas.Principal
+	made      time.Time
+	tools     []*atlas.Tool
+	byName    map[string]*atlas.Tool
+}
+
+// A viewKey finds a view; whether it is really that caller's is then checked on the whole principal,
+// because policy may ask for any of its fields.
+type viewKey struct {
+	tenant                   atlas.TenantID
+	issuer, tokenID, subject string
+}
+
+func (r *Registry) view(p *atlas.Principal, tenant atlas.TenantID) *view {
+	if p == nil {
+		return &view{}
+	}
+	key := viewKey{tenant, p.Issuer, p.TokenID, p.Subject}
+	r.mu.Lock()
+	v := r.views[key]
+	r.mu.Unlock()
+	if v != nil && same(v.principal, p) && time.Since(v.made) < viewTTL {
+		return v
+	}
+	v = r.makeView(p, tenant)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, held := r.views[key]; !held && len(r.views) >= maxViews {
+		for old := range r.views { // any: the order of a map is random, so no caller can keep another out
+			delete(r.views, old)
+			break
+		}
+	}
+	r.views[key] = v
+	return v
+}
+
+// same reports whether two principals are one: the same value, or equal in every field.
+func same(a, b *atlas.Principal) bool {
+	return a == b || reflect.DeepEqual(a, b)
+}
+
+func (r *Registry) makeView(p *atlas.Principal, tenant atlas.TenantID) *view {
+	allowed := r.restriction(p)
+	v := &view{principal: p, made: time.Now(), tools: []*atlas.Tool{}, byName: map[string]*atlas.Tool{}}
+	for _, t := range r.tools {
+		if allowed(t.Name) && p.HasScopes(t.Scopes) && r.vis.Visible(p, tenant, t) {
+			v.tools = append(v.tools, t)
+			v.byName[t.Name] = t
+		}
+	}
+	return v
+}
+
+// restriction returns the test of the caller's toolsets: of its roles, and of its token's claim.
+func (r *Registry) restriction(p *atlas.Principal) func(name string) bool {
+	var byRole map[string]bool
+	for _, role := range p.Roles {
+		sets, restricted := r.roles[role]
+		if !restricted {
+			continue
+		}
+		if byRole == nil {
+			byRole = map[string]bool{}
+		}
+		maps.Copy(byRole, sets)
+	}
+	byClaim, claimed := claimSets(p.Claims[r.claim])
+	in := func(sets map[string]bool, name string) bool {
+		for set := range sets {
+			if r.sets[set][name] {
+				return true
+			}
+		}
+		return false
+	}
+	return func(name string) bool {
+		return (byRole == nil || in(byRole, name)) && (!claimed || in(byClaim, name))
+	}
+}
+
+// claimSets reads the claim. A claim of an unexpected form allows nothing: it was meant to narrow.
+func claimSets(claim any) (map[string]bool, bool) {
+	sets := map[string]bool{}
+	switch c := claim.(type) {
+	case nil:
+		return nil, false
+	case string:
+		for _, s := range strings.Fields(c) {
+			sets[s] = true
+		}
+	case []any:
+		for _, e := range c {
+			if s, ok := e.(string); ok {
+				sets[s] = true
+			}
+		}
+	case []string:
+		for _, s := range c {
+			sets[s] = true
+		}
+	}
+	return sets, true
+}
