@@ -16,7 +16,9 @@ import (
 // member hash if it is not empty. By hand, because every call pays for it; a test holds it to the
 // struct's tags and to a general canonicaliser. Members whose tags say omitempty are left out when
 // empty, so that old records keep their bytes when the struct grows.
-func appendRecord(b []byte, r *atlas.AuditRecord, hash string) []byte {
+//
+// It also returns where the member hash stands or would stand.
+func appendRecord(b []byte, r *atlas.AuditRecord, hash string) (out []byte, at int) {
 	o := object{append(b, '{')}
 	o.str("action", r.Action)
 	o.str("approval_id", r.ApprovalID)
@@ -29,6 +31,7 @@ func appendRecord(b []byte, r *atlas.AuditRecord, hash string) []byte {
 	o.str("delegator", r.Delegator)
 	o.int("duration_us", r.DurationUS)
 	o.str("error_code", string(r.ErrorCode))
+	at = len(o.b)
 	o.str("hash", hash)
 	o.str("home_tenant", string(r.HomeTenant))
 	o.text("kind", r.Kind)
@@ -56,7 +59,7 @@ func appendRecord(b []byte, r *atlas.AuditRecord, hash string) []byte {
 	o.b = append(o.b, '"')
 	o.b = r.Time.AppendFormat(o.b, time.RFC3339Nano)
 	o.b = append(o.b, '"')
-	return append(o.b, '}')
+	return append(o.b, '}'), at
 }
 
 // An object is a JSON object that is being written.
@@ -150,10 +153,15 @@ const zeroHash = "00000000000000000000000000000000000000000000000000000000000000
 // seal gives the record its place in the chain and appends its line. scratch is for reuse.
 func seal(b, scratch []byte, r *atlas.AuditRecord, seq uint64, prev string) (line, reuse []byte) {
 	r.Seq, r.Prev, r.Hash = seq, prev, ""
-	scratch = appendRecord(scratch[:0], r, "")
+	scratch, at := appendRecord(scratch[:0], r, "")
 	sum := sha256.Sum256(scratch)
 	r.Hash = hex.EncodeToString(sum[:])
-	return append(appendRecord(b, r, r.Hash), '\n'), scratch
+	b = append(b, scratch[:at]...)
+	b = append(b, hashMark...)
+	b = append(b, r.Hash...)
+	b = append(b, '"')
+	b = append(b, scratch[at:]...)
+	return append(b, '\n'), scratch
 }
 
 // A link is what the chain needs of a line.
