@@ -54,7 +54,6 @@ func (c Config) Validate() error {
 	if c.MaxPreview != 0 && c.MaxPreview < 256 {
 		errs = append(errs, errors.New("max_preview must be 256 or more"))
 	}
-
 	return errors.Join(errs...)
 }
 

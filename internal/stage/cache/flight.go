@@ -208,13 +208,9 @@ func ownOutcome(call atlas.Call, res atlas.Result, err error) bool {
 	if err == nil {
 		return res.NextCursor != ""
 	}
-	switch atlas.CodeOf(err) {
-	case atlas.CodeBudgetExhausted:
-		return true
-	case atlas.CodeTimeout, atlas.CodeCanceled:
-		return call.Budget.Total > 0
-	}
-	return false
+	code := atlas.CodeOf(err)
+	cut := code == atlas.CodeTimeout || code == atlas.CodeCanceled
+	return code == atlas.CodeBudgetExhausted || cut && call.Budget.Total > 0
 }
 
 // entryOf returns what is to be kept of an outcome, or nil. Degraded answers, failures other than

@@ -303,12 +303,12 @@ func TestConcurrent(t *testing.T) {
 		for range 50 {
 			wg.Go(func() {
 				res, err := h(t.Context(), write())
-				switch atlas.CodeOf(err) {
-				case "":
+				switch {
+				case err == nil:
 					if string(res.Structured) != `{"run":1}` {
 						t.Errorf("got %s", res.Structured)
 					}
-				case atlas.CodeIdempotencyRunning:
+				case atlas.CodeOf(err) == atlas.CodeIdempotencyRunning:
 					running.Add(1)
 					if e := atlas.ErrorOf(err); e.RetryAfter <= 0 || e.RetryAfter > time.Second {
 						t.Errorf("retry after %v", e.RetryAfter)

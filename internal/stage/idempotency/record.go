@@ -89,19 +89,14 @@ func outcomeOf(tool *atlas.Tool, res atlas.Result, err error) fate {
 		return keptResult
 	}
 	e := atlas.ErrorOf(err)
-	switch e.Code {
-	case atlas.CodeBudgetExhausted: // not retryable in its turn, but nothing was done
-		if res.Notes.Attempts == 0 {
-			return released
-		}
-	case atlas.CodeTimeout, atlas.CodeCanceled, atlas.CodeInternal:
-		if tool.Idempotent {
-			return released
-		}
+	unknown := e.Code == atlas.CodeTimeout || e.Code == atlas.CodeCanceled || e.Code == atlas.CodeInternal
+	switch {
+	case unknown && !tool.Idempotent:
 		return keptUnknown
-	}
-	if e.Retryable() {
+	case unknown, e.Retryable():
 		return released
+	case e.Code == atlas.CodeBudgetExhausted && res.Notes.Attempts == 0:
+		return released // not retryable within its turn, but nothing was done
 	}
 	return keptFailure
 }

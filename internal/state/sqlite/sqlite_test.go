@@ -87,7 +87,7 @@ func TestOpenTellsWhatIsWrong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer db.Close()
+		defer func() { _ = db.Close() }()
 		if _, err := db.ExecContext(t.Context(), sqlText); err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +131,7 @@ func TestOpenTellsWhatIsWrong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer db.Close()
+		defer func() { _ = db.Close() }()
 		var n int
 		if err := db.QueryRowContext(t.Context(), `SELECT count(*) FROM sqlite_schema`).Scan(&n); err != nil || n != 1 {
 			t.Errorf("it has %d tables (%v), want 1", n, err)
@@ -152,7 +152,7 @@ func TestDamagedWhileOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close()
+	defer func() { _ = other.Close() }()
 	if _, err := other.ExecContext(t.Context(), `DROP TABLE approval; DROP TABLE kv`); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestOpenTogether(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			defer s.Close()
+			defer func() { _ = s.Close() }()
 			if err := s.Ping(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -250,7 +250,7 @@ func TestSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	db.SetMaxOpenConns(1)
 	if _, err := db.ExecContext(t.Context(), `PRAGMA busy_timeout = 5000`); err != nil {
 		t.Fatal(err)
@@ -274,7 +274,7 @@ func BenchmarkFindApproval(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	a := statetest.Approval("acme", "alice", "d")
 	if _, err := s.AddApproval(b.Context(), a, 10, 10); err != nil {
 		b.Fatal(err)
@@ -292,7 +292,7 @@ func BenchmarkCompareAndSet(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	var version int64
 	b.ReportAllocs()
 	for b.Loop() {
