@@ -42,7 +42,7 @@ func parse(f File, errs *[]error) (node, bool) {
 		n.errorf("has %d bytes; the limit is %d", len(f.Data), maxFile)
 		return n, false
 	}
-	parsed, err := parser.ParseBytes(f.Data, 0)
+	parsed, err := parser.ParseBytes(f.Data, 0, parser.AllowDuplicateMapKey()) // entries reports them, with the rest
 	if err != nil {
 		if e, ok := errors.AsType[yaml.Error](err); ok {
 			n.at = placeOf(f.Name, e.GetToken())

@@ -28,7 +28,7 @@ func ParseAllowlist(file string, data []byte) (Allowlist, error) {
 	if len(data) > maxFile {
 		return nil, fmt.Errorf("%s: has %d bytes; the limit is %d", file, len(data), maxFile)
 	}
-	parsed, err := parser.ParseBytes(data, 0)
+	parsed, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // they are reported below, with the rest
 	if err != nil {
 		if e, ok := errors.AsType[yaml.Error](err); ok && e.GetToken() != nil {
 			p := e.GetToken().Position
