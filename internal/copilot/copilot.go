@@ -190,6 +190,9 @@ func (r *run) answer(ctx context.Context) error {
 		}
 		verdict.Revised = true
 	}
+	if ctx.Err() != nil {
+		r.exceed("wall_clock")
+	}
 	r.finish(sources, checked, verdict)
 	return nil
 }

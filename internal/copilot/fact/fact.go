@@ -130,6 +130,10 @@ func Of(text string) []Fact {
 	take(KindCode, reTime, func(g []string) string { return strings.TrimPrefix(g[0], "0") })
 	take(KindNumber, reRange, func(g []string) string {
 		u := unit(g[3], g[4])
+		tens, ones := numberWords[strings.ToLower(g[1])], numberWords[strings.ToLower(g[2])]
+		if tens >= 20 && ones > 0 && ones < 10 && strings.HasPrefix(g[0], g[1]+"-"+g[2]) { // twenty-four is no range
+			return strconv.Itoa(tens+ones) + " " + u
+		}
 		return count(g[1]) + " " + u + "|" + count(g[2]) + " " + u
 	})
 	take(KindNumber, reUnit, func(g []string) string { return count(g[1]) + " " + unit(g[2], g[3]) })
