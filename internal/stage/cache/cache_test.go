@@ -686,18 +686,30 @@ func TestPurge(t *testing.T) {
 	newStore(t, never).Purge("nobody", "")
 }
 
-// What was read before a purge does not come back after it.
+// What was read before a purge does not come back after it, and the end of the old load does not
+// disturb the new one.
 func TestPurgeDuringALoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &source{takes: time.Second}
+		src := &source{takes: 2 * time.Second}
 		w := newWorld(t, never, src.handle)
 		var wg sync.WaitGroup
 		wg.Go(func() { want(t, w.handle, call(), `{"run":1}`, "miss") })
-		synctest.Wait()
+		time.Sleep(time.Second)
 		w.store.Purge("acme", "crm_order")
-		want(t, w.handle, call(), `{"run":2}`, "miss")
+		wg.Go(func() { want(t, w.handle, call(), `{"run":2}`, "miss") })
+		time.Sleep(1500 * time.Millisecond) // the old load has ended, the new one has not
+		want(t, w.handle, call(), `{"run":2}`, "hit")
 		wg.Wait()
 		want(t, w.handle, call(), `{"run":2}`, "hit")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, never, (&source{takes: time.Second}).handle)
+		var wg sync.WaitGroup
+		wg.Go(func() { want(t, w.handle, call(), `{"run":1}`, "miss") })
+		synctest.Wait()
+		w.store.Purge("acme", "")
+		wg.Wait()
+		want(t, w.handle, call(), `{"run":2}`, "miss")
 	})
 }
 
