@@ -6,13 +6,14 @@ import (
 	"encoding/json"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
 	cedar "github.com/cedar-policy/cedar-go"
 	cedarast "github.com/cedar-policy/cedar-go/ast"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
-	"github.com/goccy/go-yaml/printer"
+	yamlast "github.com/goccy/go-yaml/ast"
 
 	"github.com/atlas-mcp/atlas"
 )
@@ -80,7 +81,7 @@ func Load(name string, data []byte, deps Deps) (*Engine, error) {
 	seen := map[string]place{}
 	for i := range rules {
 		text := &rules[i]
-		if first, twice := seen[text.id.value]; twice {
+		if first, twice := seen[text.id.value]; twice && text.id.value != "" {
 			r.fail(text.id.at, text.id.value, "give each rule an id of its own", "the id is taken by the rule in line %d", first.line)
 		} else {
 			seen[text.id.value] = text.id.at
@@ -232,14 +233,13 @@ func hashRules(rules []ruleText) string {
 		When                         string
 	}
 	list := make([]canonical, len(rules))
-	var p printer.Printer
 	for i, r := range rules {
 		list[i] = canonical{
 			ID: r.id.value, Subjects: values(r.subjects), Actions: values(r.actions), Resources: values(r.resources),
 			Deny: r.deny, When: strings.TrimSpace(r.when.value), Conditions: map[string]string{},
 		}
 		for _, c := range r.conditions {
-			list[i].Conditions[c.key.value] = string(p.PrintNode(c.value))
+			list[i].Conditions[c.key.value] = canonicalNode(c.value)
 		}
 	}
 	slices.SortFunc(list, func(a, b canonical) int { return strings.Compare(a.ID, b.ID) })
@@ -249,6 +249,26 @@ func hashRules(rules []ruleText) string {
 	}
 	sum := sha256.Sum256(append([]byte(hashVersion+"\n"), data...))
 	return hex.EncodeToString(sum[:8])
+}
+
+// canonicalNode writes the argument of a condition: a scalar, or a list whose order does not matter.
+func canonicalNode(n yamlast.Node) string {
+	switch n := n.(type) {
+	case *yamlast.SequenceNode:
+		list := make([]string, len(n.Values))
+		for i, v := range n.Values {
+			list[i] = canonicalNode(v)
+		}
+		slices.Sort(list)
+		return "[" + strings.Join(slices.Compact(list), ",") + "]"
+	case *yamlast.LiteralNode:
+		return strconv.Quote(n.Value.Value)
+	case *yamlast.StringNode:
+		return strconv.Quote(n.Value)
+	case *yamlast.BoolNode:
+		return strconv.FormatBool(n.Value)
+	}
+	return n.String()
 }
 
 // Hash returns a short version of the rules: 16 hex digits. Equal rules have equal hashes,

@@ -179,7 +179,7 @@ func TestDefaultPolicy(t *testing.T) {
 		{"analyst", "hybrid_search", `{}`, noRule, ""},
 		{"internal_admin", "kb_search", `{}`, "", "internal-admins-read-everything"},
 		{"internal_admin", "files_put", `{"key":"attachments/x","content":""}`, noRule, ""},
-		{"approver", "files_get", `{"key":"attachments/x"}`, "", "approvers-can-read-attachments"},
+		{"approver", "files_get", `{"key":"attachments/x"}`, noRule, ""},
 		{"approver", "crm_query", `{"sql":"SELECT 1"}`, noRule, ""},
 		{"internal_admin", "crm_query", "{\"sql\":\"drop\\n\\ttable orders\"}", denied, "no-one-can-drop-tables"},
 		{"analyst", "crm_query", `{"sql":"SELECT 'drop it' FROM notes"}`, "", "analysts-read-crm"},

@@ -411,9 +411,15 @@ func checkTypes(w *when, args *shape, actions []string, tool, rule string, r *re
 			names := strings.Split(m[1], ".")
 			name := names[len(names)-1]
 			at = locateWord(r.lines, w.text, name)
-			if strings.Contains(message, "optional attribute") {
+			switch {
+			case strings.HasPrefix(message, "attribute ") && strings.HasSuffix(message, " not found") && len(names) == 1:
+				remedy = fmt.Sprintf("name fewer actions, or ask first: context.args has %s && …", name)
+			case strings.Contains(message, "optional attribute"):
 				remedy = fmt.Sprintf("ask first: context.%s has %s && …", strings.Join(names[:len(names)-1], "."), name)
 			}
+		}
+		if strings.Contains(message, "saw decimal") {
+			remedy = `a number is a decimal: x.greaterThan(decimal("100.0")), also lessThan, greaterThanOrEqual, lessThanOrEqual`
 		}
 		message = forAction.ReplaceAllString(message, "")
 		if tool != "" {

@@ -127,10 +127,11 @@ func parseSafely(data []byte) (file *ast.File, err error) {
 
 var ruleFields = []string{"id", "description", "subjects", "actions", "resources", "effect", "conditions", "when"}
 
+// parseRule reads one rule. It reports what is wrong with its form and returns the rest, so that
+// the rest is checked as well; false means that there is no rule at all.
 func parseRule(node ast.Node, r *report) (ruleText, bool) {
 	const remedy = "write id, subjects, actions, resources"
 	rule := ruleText{at: whereIs(node)}
-	before := len(r.problems)
 	fields, ok := mapping(node, r, "", "a rule", remedy)
 	if !ok {
 		return rule, false
@@ -183,11 +184,13 @@ func parseRule(node ast.Node, r *report) (ruleText, bool) {
 			rule.conditions = conditions
 		case "when":
 			if w, ok := scalar(f.value, r, id, "when"); ok {
-				rule.when = w
-				if strings.TrimSpace(w.value) == "" {
+				switch {
+				case strings.TrimSpace(w.value) == "":
 					r.fail(w.at, id, "write a Cedar expression or leave the field out", "when is empty")
-				} else if len(w.value) > maxWhen {
+				case len(w.value) > maxWhen:
 					r.fail(w.at, id, "use several rules", "when has %d bytes; the limit is %d", len(w.value), maxWhen)
+				default:
+					rule.when = w
 				}
 			}
 		default:
@@ -204,7 +207,7 @@ func parseRule(node ast.Node, r *report) (ruleText, bool) {
 			r.fail(rule.at, id, need.remedy, "%s is missing", need.field)
 		}
 	}
-	return rule, len(r.problems) == before
+	return rule, true
 }
 
 func checkID(id string) error {
@@ -267,12 +270,17 @@ func scalar(node ast.Node, r *report, rule, what string) (text, bool) {
 }
 
 func remedyFor(node ast.Node) string {
-	switch node.(type) {
+	switch n := node.(type) {
 	case *ast.AliasNode, *ast.AnchorNode:
 		return "anchors and aliases are not read in a policy: write the value out"
 	case *ast.TagNode:
 		return "leave the tag out"
-	case *ast.MappingNode, *ast.MappingValueNode, *ast.SequenceNode:
+	case *ast.MappingNode:
+		if len(n.Values) == 1 { // [role:a] inside of {…} is read as a mapping
+			return "put it in quotes if it is meant as text"
+		}
+		return "write one value"
+	case *ast.SequenceNode:
 		return "write one value"
 	}
 	return "put it in quotes if it is meant as text"
