@@ -67,7 +67,8 @@ func (a *Auditor) Stage(next atlas.Handler) atlas.Handler {
 	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
 		start := time.Now()
 		// A place for the record is taken before the call runs, so that there is one afterwards.
-		if err := a.deps.Log.reserve(ctx); err != nil {
+		slot, err := a.deps.Log.reserve(ctx, call.Parent == nil)
+		if err != nil {
 			a.log.WarnContext(ctx, "call refused: its audit record cannot be kept",
 				"request_id", call.ID, "error", err)
 			return atlas.Result{}, unavailable(err)
@@ -77,7 +78,7 @@ func (a *Auditor) Stage(next atlas.Handler) atlas.Handler {
 		finish := func(res *atlas.Result, err error) {
 			finished = true
 			complete(rec, res, err, time.Since(start))
-			a.deps.Log.put(rec)
+			a.deps.Log.put(rec, slot)
 		}
 		defer func() {
 			if !finished { // a panic on its way to the telemetry stage

@@ -219,6 +219,37 @@ func TestIntentBeforeWrite(t *testing.T) {
 	}
 }
 
+// Composed tools hold a place while their children run, and the children must not wait for it.
+func TestChildrenDoNotWaitForTheirParents(t *testing.T) {
+	p := path(t)
+	l := open(t, audit.Config{Path: p, Queue: 2})
+	a := stage(t, l)
+	child := a.Stage(answer(atlas.Result{}, nil))
+	parent := a.Stage(func(ctx context.Context, c atlas.Call) (atlas.Result, error) {
+		for range 10 {
+			if res, err := child(ctx, c.Child("child", "read", nil)); err != nil {
+				return res, err
+			}
+		}
+		return atlas.Result{}, nil
+	})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if _, err := parent(t.Context(), alice("read")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := records(t, p, audit.Filter{}); len(got) != 88 {
+		t.Errorf("%d records, want 88", len(got))
+	}
+}
+
 func TestPanicIsRecorded(t *testing.T) {
 	p := path(t)
 	l := open(t, audit.Config{Path: p})
@@ -403,7 +434,7 @@ func TestKey(t *testing.T) {
 	if names, err := os.ReadDir(filepath.Dir(p)); err != nil || len(names) != 1 {
 		t.Errorf("files left: %v, %v", names, err)
 	}
-	if err := os.Chmod(p, 0o644); err != nil { //nolint:gosec // that is the point
+	if err := os.Chmod(p, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := audit.LoadKey(p); err == nil || !strings.Contains(err.Error(), "0600") {

@@ -17,7 +17,7 @@ import (
 type Config struct {
 	Path         string        `yaml:"path"`          // the file that is appended to; required
 	MaxBytes     int64         `yaml:"max_bytes"`     // a file of this size is set aside and a new one begun; default 100 MiB
-	Queue        int           `yaml:"queue"`         // records kept in memory at most; default 4096
+	Queue        int           `yaml:"queue"`         // calls running and records kept in memory at most; default 4096
 	Linger       time.Duration `yaml:"linger"`        // how long a read's record may wait for company; default 5ms
 	SyncInterval time.Duration `yaml:"sync_interval"` // how long a read's record may wait for the disk; default 1s
 }
@@ -78,7 +78,8 @@ type Log struct {
 // A job is a record to write, or just a request for the disk.
 type job struct {
 	rec  *atlas.AuditRecord // nil for a flush
-	done chan error         // of a caller who waits for the disk; else nil, and a slot is held
+	done chan error         // of a caller who waits for the disk; else nil
+	slot bool               // a slot is given back when the record is written
 }
 
 var errClosed = errors.New("the audit log is closed")
@@ -128,7 +129,7 @@ func (l *Log) Record(ctx context.Context, rec atlas.AuditRecord) error {
 		rec.Time = time.Now()
 	}
 	rec.Time = rec.Time.UTC()
-	if err := l.reserve(ctx); err != nil {
+	if _, err := l.reserve(ctx, true); err != nil {
 		return unavailable(err)
 	}
 	defer l.unreserve()
@@ -154,38 +155,45 @@ func (l *Log) Close() error {
 	return l.err
 }
 
-// reserve takes a place for one record, waiting for it until ctx ends.
-func (l *Log) reserve(ctx context.Context) error {
+// reserve takes a place for one record and reports whether it did. With wait, it waits for a place
+// until ctx ends. Without, it goes on with no place when the log is just busy: a child call must not
+// wait for what its parent holds, and the parents bound the children.
+func (l *Log) reserve(ctx context.Context, wait bool) (bool, error) {
 	select {
 	case <-l.quit:
-		return errClosed
+		return false, errClosed
 	default:
 	}
 	select {
 	case l.slots <- struct{}{}:
-		return nil
+		return true, nil
 	default:
 	}
 	// The queue is full. If the writer is at work, that is a matter of milliseconds.
 	if err := l.Healthy(); err != nil {
-		return fmt.Errorf("the audit log fails and its queue is full: %w", err)
+		return false, fmt.Errorf("the audit log fails and its queue is full: %w", err)
+	}
+	if !wait {
+		return false, nil
 	}
 	select {
 	case l.slots <- struct{}{}:
-		return nil
+		return true, nil
 	case <-l.quit:
-		return errClosed
+		return false, errClosed
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 }
 
 func (l *Log) unreserve() { <-l.slots }
 
-// put hands over a record for which a place was reserved. It does not block.
-func (l *Log) put(rec *atlas.AuditRecord) {
-	if err := l.enqueue(job{rec: rec}); err != nil {
-		l.unreserve()
+// put hands over a record, with the place that was reserved for it if there is one. It does not block.
+func (l *Log) put(rec *atlas.AuditRecord, slot bool) {
+	if err := l.enqueue(job{rec: rec, slot: slot}); err != nil {
+		if slot {
+			l.unreserve()
+		}
 		l.log.Error("audit record lost: the log was closed before the call ended",
 			"request_id", rec.RequestID, "tool", rec.Tool, "status", rec.Status)
 	}
@@ -195,7 +203,7 @@ func (l *Log) put(rec *atlas.AuditRecord) {
 // be written.
 func (l *Log) append(ctx context.Context, rec *atlas.AuditRecord) error {
 	done := make(chan error, 1)
-	if err := l.enqueue(job{rec, done}); err != nil {
+	if err := l.enqueue(job{rec: rec, done: done}); err != nil {
 		return err
 	}
 	select {
@@ -296,8 +304,9 @@ func (l *Log) flush(force bool) error {
 		switch {
 		case j.done != nil:
 			j.done <- err // has room
-		case written:
+		case written && j.slot:
 			l.unreserve()
+		case written:
 		default:
 			kept = append(kept, j)
 		}

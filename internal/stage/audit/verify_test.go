@@ -362,8 +362,10 @@ func FuzzVerify(f *testing.F) {
 		if err != nil || len(data) > 0 && rep.OK() {
 			t.Fatalf("%+v, %v", rep, err)
 		}
-		for range audit.Query(t.Context(), p, audit.Filter{Limit: 3}) {
-			continue
+		for r, err := range audit.Query(t.Context(), p, audit.Filter{Limit: 3}) {
+			if err != nil && r.Seq != 0 {
+				t.Fatalf("a record beside an error: %+v, %v", r, err)
+			}
 		}
 		l, err := audit.Open(audit.Config{Path: p}, nil, quiet())
 		if err != nil {

@@ -183,13 +183,8 @@ func judge(ctx context.Context, err error) verdict {
 	if err == nil {
 		return healthy
 	}
-	switch atlas.CodeOf(err) {
-	case atlas.CodeSourceUnavailable:
-		if ctx.Err() != nil { // most likely the driver's word for being cut
-			return cut(ctx)
-		}
-		return failing
-	case atlas.CodeTimeout:
+	switch atlas.CodeOf(err) { //nolint:exhaustive // every other code says nothing about the source
+	case atlas.CodeSourceUnavailable, atlas.CodeTimeout: // either may be the driver's word for being cut
 		return cut(ctx)
 	case atlas.CodeNotFound, atlas.CodeSourceError, atlas.CodeInvalidQuery, atlas.CodeTooLarge:
 		return healthy
@@ -198,7 +193,8 @@ func judge(ctx context.Context, err error) verdict {
 	}
 }
 
-// cut judges a call that did not end in time: by the driver's own limit, which is the source's fault;
+// cut judges a call that did not reach the source or did not end in time: by the driver's own
+// finding, if the context is still alive, which is the source's fault;
 // by the budget stage, which leaves timeout as the cause if the call had all the time it should need;
 // or by the caller, or the time that the caller left.
 func cut(ctx context.Context) verdict {

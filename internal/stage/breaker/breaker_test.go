@@ -194,7 +194,7 @@ func TestOneTenantCannotOpenTheSharedCircuit(t *testing.T) {
 
 func TestClassesAreApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var bad error = code(atlas.CodeSourceUnavailable)
+		bad := code(atlas.CodeSourceUnavailable)
 		h := stage(t, breaker.Config{Classes: map[atlas.TenantID]string{"big": "gold"}}, breaker.NewState()).
 			Stage(func(_ context.Context, c atlas.Call) (atlas.Result, error) {
 				if c.Tenant == "big" {

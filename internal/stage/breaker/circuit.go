@@ -28,7 +28,7 @@ type circuit struct {
 
 func newCircuit(set settings) *circuit {
 	return &circuit{set: set, cb: circuitbreaker.NewBuilder[any]().
-		WithFailureThresholdPeriod(uint(set.threshold), set.period). //nolint:gosec // validated: 1 to 1,000,000
+		WithFailureThresholdPeriod(uint(set.threshold), set.period).
 		WithDelay(set.recovery).
 		WithSuccessThreshold(1).
 		Build()}
@@ -38,7 +38,7 @@ const stateBits = 2
 
 // state returns the state, as of the last call.
 func (c *circuit) state() circuitbreaker.State {
-	return circuitbreaker.State(c.word.Load() & (1<<stateBits - 1)) //nolint:gosec // two bits
+	return circuitbreaker.State(c.word.Load() & (1<<stateBits - 1))
 }
 
 func (c *circuit) epoch() uint64 { return c.word.Load() >> stateBits }
@@ -120,4 +120,4 @@ func (c *circuit) wait() time.Duration {
 }
 
 // failures returns the failures that count now.
-func (c *circuit) failures() int { return int(c.cb.Metrics().Failures()) } //nolint:gosec // small
+func (c *circuit) failures() int { return int(c.cb.Metrics().Failures()) }

@@ -186,16 +186,12 @@ func (t *Telemetry) write(ctx context.Context, call *atlas.Call, tl *tool, o *ou
 			attrs = append(attrs, slog.Any("error", o.err.Err))
 		}
 	}
-	msg := "call answered"
-	if o.err != nil {
-		msg = "call failed"
-	}
-	t.log.LogAttrs(ctx, level, msg, attrs...)
+	t.log.LogAttrs(ctx, level, "call ended", attrs...)
 }
 
 // alarming reports whether an operator should see the failure.
 func alarming(e *atlas.Error) bool {
-	switch e.Code {
+	switch e.Code { //nolint:exhaustive // the others are judged by their category
 	case atlas.CodeCanceled, atlas.CodeShuttingDown:
 		return false
 	case atlas.CodeSourceError, atlas.CodeSourceUnavailable:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -216,18 +217,25 @@ func TestSpan(t *testing.T) {
 		want   map[string]any
 	}{
 		"success": {
-			call("crm_query"), atlas.Notes{Cache: "miss", Breaker: "closed", Attempts: 1, Timeout: time.Second, Decision: "allow", Rule: "r"}, nil,
-			"tools/call crm_query", codes.Unset, map[string]any{
+			call("crm_query"),
+			atlas.Notes{Cache: "miss", Breaker: "closed", Attempts: 1, Timeout: time.Second, Decision: "allow", Rule: "r"},
+			nil,
+			"tools/call crm_query", codes.Unset,
+			map[string]any{
 				"atlas.cache": "miss", "atlas.circuit_state": "closed", "atlas.attempts": int64(1), "atlas.timeout_ms": int64(1000),
 				"atlas.policy_decision": "allow", "atlas.policy_rule": "r",
 			},
 		},
 		"refused": {
-			call("crm_query"), atlas.Notes{}, code(atlas.CodeInvalidArguments), "tools/call crm_query", codes.Unset,
+			call("crm_query"),
+			atlas.Notes{},
+			code(atlas.CodeInvalidArguments), "tools/call crm_query", codes.Unset,
 			map[string]any{"error.type": "tool_error", "atlas.error_code": "invalid_arguments", "atlas.retryable_error": false},
 		},
 		"failed": {
-			call("crm_query"), atlas.Notes{}, code(atlas.CodeSourceUnavailable), "tools/call crm_query", codes.Error,
+			call("crm_query"),
+			atlas.Notes{},
+			code(atlas.CodeSourceUnavailable), "tools/call crm_query", codes.Error,
 			map[string]any{"error.type": "tool_error", "atlas.error_code": "source_unavailable", "atlas.retryable_error": true},
 		},
 	} {
@@ -242,9 +250,7 @@ func TestSpan(t *testing.T) {
 				"mcp.method.name": "tools/call", "gen_ai.tool.name": "crm_query", "gen_ai.operation.name": "execute_tool",
 				"atlas.tool": "crm_query", "atlas.tenant": "acme", "atlas.request_id": "req-1", "network.transport": "tcp",
 			}
-			for k, v := range tc.want {
-				want[k] = v
-			}
+			maps.Copy(want, tc.want)
 			if diff := cmp.Diff(want, attrs(got[0])); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -535,7 +541,7 @@ func BenchmarkStage(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			tel, err := telemetry.New(tracing, m, []string{"crm_query"}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+			tel, err := telemetry.New(tracing, m, []string{"crm_query"}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				b.Fatal(err)
 			}
