@@ -3,7 +3,7 @@ package atlas
 import "time"
 
 // ApprovalState is where an approval stands. The only moves are pending to approved, denied or
-// expired, and approved to used or expired.
+// expired, approved to used or expired, and used back to approved when nothing was done.
 type ApprovalState string
 
 // The states of an approval.

@@ -2,6 +2,8 @@ package atlas
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"time"
 )
@@ -85,7 +87,10 @@ func (c Call) Child(id, name string, args json.RawMessage) Call {
 		Parent: &Parent{ID: c.ID, Tool: c.Name, Depth: depth}, Received: c.Received,
 	}
 	if c.IdempotencyKey != "" {
-		child.IdempotencyKey = c.IdempotencyKey + "/" + name
+		// Its own key, also when one tool is called twice with different arguments; the same key when
+		// the parent is repeated.
+		digest := sha256.Sum256(args)
+		child.IdempotencyKey = c.IdempotencyKey + "/" + name + "/" + hex.EncodeToString(digest[:8])
 	}
 	return child
 }

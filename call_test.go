@@ -52,6 +52,10 @@ func TestChildCarriesWhoAndForWhom(t *testing.T) {
 	if child.IdempotencyKey == parent.IdempotencyKey {
 		t.Error("two children with the parent's idempotency key would answer for each other")
 	}
+	other := parent.Child("req_4", "inner", json.RawMessage(`{"x":2}`))
+	if again := parent.Child("req_5", "inner", json.RawMessage(`{}`)); again.IdempotencyKey != child.IdempotencyKey || other.IdempotencyKey == child.IdempotencyKey {
+		t.Error("a child's key must follow its arguments")
+	}
 	if child.Args.Values != nil || child.Tool != nil {
 		t.Error("child carries what the parent's stages worked out")
 	}

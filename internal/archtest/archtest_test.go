@@ -40,8 +40,13 @@ var mayImport = map[string][]string{
 	"internal/stage/guard":      {"internal/canonical"},
 	"internal/stage/audit":      {"internal/canonical"},
 
-	"cmd/atlas":         {"internal/app", "internal/copilot", "internal/config"},
-	"cmd/atlas-copilot": {"internal/app", "cmd/atlas", "internal/cli"},
+	// The command line opens the app and, as any other client would, the copilot.
+	"internal/cli": {
+		"internal/app", "internal/copilot", "internal/copilot/llm/anthropic", "internal/copilot/llm/offline",
+		"internal/copilot/mcpclient", "internal/copilot/memory",
+	},
+	"cmd/atlas":         {"internal/cli"},
+	"cmd/atlas-copilot": {"internal/cli"},
 }
 
 // within lists trees whose packages may import each other freely: they are one part.
@@ -52,7 +57,7 @@ var importers = map[string][]string{
 	"github.com/modelcontextprotocol/go-sdk": {"internal/edge/mcp", "internal/copilot/mcpclient"},
 	"github.com/cedar-policy/cedar-go":       {"internal/stage/policy"},
 	"github.com/golang-jwt/jwt":              {"internal/edge/auth", "internal/edge/issuer"},
-	"github.com/MicahParks":                  {"internal/edge/auth", "internal/edge/issuer"},
+	"github.com/MicahParks":                  {"internal/edge/auth", "internal/edge/issuer", "internal/app"},
 	"github.com/maypok86/otter":              {"internal/stage/cache", "internal/edge/auth"},
 	"github.com/failsafe-go":                 {"internal/stage/breaker", "internal/stage/retry"},
 	"github.com/HdrHistogram":                {"internal/stage/budget", "bench"},
@@ -64,7 +69,7 @@ var importers = map[string][]string{
 	"github.com/santhosh-tekuri":             {"internal/stage/validation"},
 	"github.com/hoophq/alcatraz":             {"internal/stage/guard"},
 	"code.dny.dev/ssrf":                      {"internal/source/egress"},
-	"github.com/alecthomas/kong":             {"cmd/atlas"},
+	"github.com/alecthomas/kong":             {"internal/cli"},
 }
 
 // A file is one Go source file, parsed as far as its imports.

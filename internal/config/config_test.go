@@ -119,7 +119,9 @@ func TestWatch(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	changes, done := make(chan struct{}, 8), make(chan error, 1)
-	go func() { done <- config.Watch(ctx, []string{file}, slog.New(slog.DiscardHandler), func() { changes <- struct{}{} }) }()
+	go func() {
+		done <- config.Watch(ctx, []string{file}, slog.New(slog.DiscardHandler), func() { changes <- struct{}{} })
+	}()
 
 	// The watcher starts in its own time: keep replacing the file, as editors do, until it sees it.
 	tick := time.NewTicker(300 * time.Millisecond)

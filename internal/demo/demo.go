@@ -14,6 +14,9 @@ const (
 	Globex atlas.TenantID = "globex"
 )
 
+// Version changes when the data does, so that it is loaded again.
+const Version = "1"
+
 // Question is the golden question, which the demo answers when it is given no other.
 const Question = "Why was the refund on order o_9002 for CUST-1001 delayed?"
 

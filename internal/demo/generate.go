@@ -111,7 +111,7 @@ func (g *generator) ticket(c customer, o order) ticket {
 	return ticket{
 		id: id, customer: c.id, order: o.id, author: "customer",
 		subject: fill.Replace(t.subject), body: fill.Replace(t.body),
-		status:   []string{"open", "pending", "solved", "solved"}[g.rnd.IntN(4)],
+		status:   []string{"open", "pending", "closed", "closed"}[g.rnd.IntN(4)],
 		priority: []string{"low", "normal", "normal", "high"}[g.rnd.IntN(4)],
 		created:  min(created.AddDate(0, 0, g.rnd.IntN(6)).Format(time.DateOnly), lastDay.Format(time.DateOnly)),
 	}

@@ -1,0 +1,348 @@
+// Package app wires all parts of Atlas together and is the only package that knows them all:
+// kinds.go is the table of source drivers, pipeline.go the order of the stages. What a part does is
+// the part's; what they share, and how long it lives, is decided here.
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/demo"
+	"github.com/atlas-mcp/atlas/internal/edge"
+	"github.com/atlas-mcp/atlas/internal/edge/admin"
+	"github.com/atlas-mcp/atlas/internal/edge/auth"
+	"github.com/atlas-mcp/atlas/internal/edge/issuer"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp"
+	"github.com/atlas-mcp/atlas/internal/edge/tenant"
+	"github.com/atlas-mcp/atlas/internal/stage/approval"
+	"github.com/atlas-mcp/atlas/internal/stage/audit"
+	"github.com/atlas-mcp/atlas/internal/stage/breaker"
+	"github.com/atlas-mcp/atlas/internal/stage/budget"
+	"github.com/atlas-mcp/atlas/internal/stage/cache"
+	"github.com/atlas-mcp/atlas/internal/stage/ratelimit"
+	"github.com/atlas-mcp/atlas/internal/stage/retry"
+	"github.com/atlas-mcp/atlas/internal/stage/telemetry"
+	"github.com/atlas-mcp/atlas/internal/state/sqlite"
+)
+
+// devToken is accepted in development mode from loopback, as the seed's was meant to be.
+const devToken = "dev-token"
+
+// An App is the whole program, open: what lives as long as the process, and the current generation of
+// what the configuration decides. It is safe for concurrent use.
+type App struct {
+	opts    Options
+	files   Files
+	cfg     Config // as at the start; reloads read the file anew
+	log     *slog.Logger
+	current current
+	reload  sync.Mutex // one reload at a time
+
+	tracing   *telemetry.Tracing
+	metrics   *telemetry.Metrics
+	auditLog  *audit.Log
+	auditKey  []byte
+	cursorKey []byte
+	state     *sqlite.Store
+	cache     *cache.Store
+	limits    ratelimit.Store
+	breakers  *breaker.State
+	retries   *retry.Budgets
+	latencies *budget.Latencies
+
+	approvals *approval.Service
+	issuer    *issuer.Issuer // nil in production
+	verifier  *auth.Verifier
+	server    *mcp.Server
+
+	closers []func() error // in the order of opening
+}
+
+// Open reads the configuration and opens everything. The caller closes the app.
+func Open(ctx context.Context, o Options) (*App, error) {
+	files := OpenFiles(o.ConfigFile)
+	cfg, err := loadConfig(o, files)
+	if err != nil {
+		return nil, err
+	}
+	if o.LogTo == nil {
+		o.LogTo = io.Discard
+	}
+	a := &App{
+		opts: o, files: files, cfg: cfg, log: cfg.Log.logger(o.LogTo),
+		limits: ratelimit.NewLocal(ratelimit.Bounds{}), breakers: breaker.NewState(), retries: retry.NewBudgets(), latencies: budget.NewLatencies(),
+	}
+	if err := a.open(ctx); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+func (a *App) open(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{a.openState, a.openTelemetry, a.openAudit, a.openCache, a.openIdentity} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	g, err := a.build(ctx, a.cfg)
+	if err != nil {
+		return err
+	}
+	a.current.swap(g)
+	return a.openEdge()
+}
+
+func (a *App) onClose(f func() error) { a.closers = append(a.closers, f) }
+
+func (a *App) openState(ctx context.Context) error {
+	if err := os.MkdirAll(a.cfg.DataDir, 0o700); err != nil {
+		return &ConfigError{fmt.Errorf("data_dir: %w; choose a folder that can be written", err)}
+	}
+	var err error
+	if a.state, err = sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(a.cfg.DataDir, "state.db")}, a.log); err != nil {
+		return err
+	}
+	a.onClose(a.state.Close)
+	return nil
+}
+
+func (a *App) openTelemetry(ctx context.Context) (err error) {
+	if a.tracing, err = telemetry.Open(ctx, a.cfg.Telemetry, a.opts.Version, a.log); err != nil {
+		return err
+	}
+	a.onClose(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return a.tracing.Shutdown(ctx)
+	})
+	a.metrics, err = telemetry.NewMetrics(prometheus.NewRegistry())
+	return err
+}
+
+func (a *App) openAudit(context.Context) (err error) {
+	if a.auditKey, err = audit.LoadKey(filepath.Join(a.cfg.DataDir, "keys", "audit.key")); err != nil {
+		return err
+	}
+	if a.auditLog, err = audit.Open(a.cfg.Audit, nil, a.log); err != nil {
+		return err
+	}
+	a.onClose(a.auditLog.Close)
+	if err := a.metrics.GaugeFunc("atlas_audit_healthy", "1 while audit records can be stored, 0 while they cannot.", func() float64 {
+		if a.auditLog.Healthy() != nil {
+			return 0
+		}
+		return 1
+	}); err != nil {
+		return err
+	}
+	a.approvals, err = approval.NewService(a.state, a.auditLog.Record, a.log)
+	return err
+}
+
+func (a *App) openCache(context.Context) (err error) {
+	if a.cache, err = cache.NewStore(a.cfg.Cache); err != nil {
+		return err
+	}
+	a.onClose(a.cache.Close)
+	// Cursors are sealed with a key of their own, kept so that they outlive a restart.
+	a.cursorKey, err = audit.LoadKey(filepath.Join(a.cfg.DataDir, "keys", "cursor.key"))
+	return err
+}
+
+// openIdentity sets up the development issuer and the verifier.
+func (a *App) openIdentity(context.Context) (err error) {
+	cfg := a.cfg.Auth
+	keys := map[string]jwkset.Storage{}
+	var dev map[string]*atlas.Principal
+	if a.cfg.Mode == Development {
+		url := strings.TrimSuffix(a.cfg.HTTP.PublicURL, "/")
+		if a.issuer, err = issuer.New(issuer.Config{
+			Issuer: url, Audience: mcp.ResourceURL(url), KeyFile: filepath.Join(a.cfg.DataDir, "keys", "issuer.pem"),
+		}); err != nil {
+			return err
+		}
+		cfg.Issuers = append(cfg.Issuers[:len(cfg.Issuers):len(cfg.Issuers)], auth.Issuer{Issuer: a.issuer.URL(), Audience: []string{a.issuer.Audience()}})
+		keys[a.issuer.URL()] = a.issuer.Keys()
+		if p, ok := a.Persona(PersonaCopilot); ok {
+			dev = map[string]*atlas.Principal{devToken: p}
+		}
+	}
+	a.verifier, err = auth.New(cfg, auth.Deps{Keys: keys, DevTokens: dev, Challenge: a.challenge(), Log: a.log})
+	return err
+}
+
+func (a *App) challenge() edge.Challenge {
+	return edge.Challenge{MetadataURL: mcp.MetadataURL(a.cfg.HTTP.PublicURL)}
+}
+
+func (a *App) openEdge() error {
+	tenants, err := tenant.New(a.cfg.Tenant, a.challenge())
+	if err != nil {
+		return err
+	}
+	api, err := admin.New(admin.Deps{Approvals: a.approvals, Challenge: a.challenge(), Log: a.log})
+	if err != nil {
+		return err
+	}
+	deps := mcp.Deps{
+		Handler: a.Handle, Tools: a.Tools, Version: a.opts.Version,
+		Authenticate: a.verifier.Middleware, Tenant: tenants.Middleware,
+		Metrics: a.metrics.Handler(), Admin: api,
+		Checks: a.checks(), Log: a.log,
+	}
+	for _, is := range a.cfg.Auth.Issuers {
+		deps.AuthServers = append(deps.AuthServers, is.Issuer)
+	}
+	if a.issuer != nil {
+		deps.AuthServers = append(deps.AuthServers, a.issuer.URL())
+		deps.JWKS = http.HandlerFunc(a.issuer.ServeJWKS)
+		deps.IssuerMetadata = http.HandlerFunc(a.issuer.ServeMetadata)
+	}
+	a.server, err = mcp.New(a.cfg.HTTP.Config, deps)
+	return err
+}
+
+// checks are what /readyz asks.
+func (a *App) checks() map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"state":   a.state.Ping,
+		"audit":   func(context.Context) error { return a.auditLog.Healthy() },
+		"auth":    a.verifier.Ready,
+		"sources": a.pingSources,
+	}
+}
+
+func (a *App) pingSources(ctx context.Context) error {
+	g := a.current.use()
+	if g == nil {
+		return errClosed
+	}
+	defer g.lease.leave()
+	var errs []error
+	for name, s := range g.sources {
+		if err := s.Source.Ping(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close ends the app: running calls are waited for, then everything is closed in reverse order.
+// Closing twice is fine.
+func (a *App) Close() error {
+	a.reload.Lock()
+	defer a.reload.Unlock()
+	if old := a.current.swap(nil); old != nil {
+		<-old.lease.closed
+	}
+	var errs []error
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		errs = append(errs, a.closers[i]())
+	}
+	a.closers = nil
+	return errors.Join(errs...)
+}
+
+// Handle answers one call on the current generation: the one door for MCP clients, the copilot, the
+// console and the command line.
+func (a *App) Handle(ctx context.Context, call atlas.Call) (atlas.Result, error) {
+	g := a.current.use()
+	if g == nil {
+		return atlas.Result{}, errClosed
+	}
+	defer g.lease.leave()
+	return g.handler(ctx, call)
+}
+
+// NewCall returns a call of the command line.
+func (a *App) NewCall(p *atlas.Principal, name string, args []byte) atlas.Call {
+	return atlas.Call{
+		ID: edge.NewRequestID(), Op: atlas.OpCall, Name: name, Args: atlas.Args{Raw: args},
+		Principal: p, Tenant: p.Tenant, Transport: "cli", Received: time.Now(),
+	}
+}
+
+// List answers with the tools that p may use.
+func (a *App) List(ctx context.Context, p *atlas.Principal) (atlas.Result, error) {
+	call := a.NewCall(p, "", nil)
+	call.Op = atlas.OpList
+	return a.Handle(ctx, call)
+}
+
+// Tools returns all tools of the current generation, whoever may use them.
+func (a *App) Tools() []*atlas.Tool {
+	g := a.current.use()
+	if g == nil {
+		return nil
+	}
+	defer g.lease.leave()
+	return g.tools
+}
+
+// Tool returns one of Tools, or nil.
+func (a *App) Tool(name string) *atlas.Tool {
+	for _, t := range a.Tools() {
+		if t.Name == name {
+			return t
+		}
+	}
+	return nil
+}
+
+// Config returns the configuration as it was at the start.
+func (a *App) Config() Config { return a.cfg }
+
+// ConfigName returns how messages call the configuration file.
+func (a *App) ConfigName() string { return a.files.Name(a.files.main) }
+
+// Metrics returns the server's metrics.
+func (a *App) Metrics() *telemetry.Metrics { return a.metrics }
+
+// HTTPHandler returns what Serve serves, for tests.
+func (a *App) HTTPHandler() http.Handler { return a.server.Handler() }
+
+// Approvals returns the approval service, for a caller on the operator's own machine.
+func (a *App) Approvals() *approval.Service { return a.approvals }
+
+// newID returns an unguessable id for a child call.
+func newID() string { return "req_" + strings.ToLower(rand.Text()[:20]) }
+
+// demoData loads the demo company into the sources that can take it, once.
+func (a *App) demoData(ctx context.Context, g *generation) error {
+	const space = "demo"
+	for id, company := range demo.Companies() {
+		for name, data := range company {
+			loader, ok := g.loader(name)
+			if !ok {
+				continue
+			}
+			key := name + "/" + string(id) + "/" + demo.Version
+			if _, version, err := a.state.Get(ctx, space, key); err != nil {
+				return err
+			} else if version != 0 {
+				continue
+			}
+			if err := loader.Load(ctx, id, data); err != nil {
+				return fmt.Errorf("load the demo company into %s: %w", name, err)
+			}
+			if _, err := a.state.CompareAndSet(ctx, space, key, 0, []byte("loaded"), time.Time{}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,259 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/config"
+	"github.com/atlas-mcp/atlas/internal/copilot"
+	"github.com/atlas-mcp/atlas/internal/edge/auth"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp"
+	"github.com/atlas-mcp/atlas/internal/edge/tenant"
+	"github.com/atlas-mcp/atlas/internal/source/egress"
+	"github.com/atlas-mcp/atlas/internal/stage/approval"
+	"github.com/atlas-mcp/atlas/internal/stage/audit"
+	"github.com/atlas-mcp/atlas/internal/stage/breaker"
+	"github.com/atlas-mcp/atlas/internal/stage/budget"
+	"github.com/atlas-mcp/atlas/internal/stage/cache"
+	"github.com/atlas-mcp/atlas/internal/stage/guard"
+	"github.com/atlas-mcp/atlas/internal/stage/idempotency"
+	"github.com/atlas-mcp/atlas/internal/stage/ratelimit"
+	"github.com/atlas-mcp/atlas/internal/stage/registry"
+	"github.com/atlas-mcp/atlas/internal/stage/retry"
+	"github.com/atlas-mcp/atlas/internal/stage/telemetry"
+	"github.com/atlas-mcp/atlas/internal/stage/validation"
+	"github.com/atlas-mcp/atlas/internal/tool"
+)
+
+// Modes.
+const (
+	Development = "development"
+	Production  = "production"
+)
+
+// A Config is the whole configuration file. Each part declares its own section.
+type Config struct {
+	Mode     string `yaml:"mode"`      // development (default) or production
+	DataDir  string `yaml:"data_dir"`  // default .atlas
+	DemoData bool   `yaml:"demo_data"` // load the demo company into the sources
+
+	Log    Log           `yaml:"log"`
+	HTTP   HTTP          `yaml:"http"`
+	Auth   auth.Config   `yaml:"auth"`
+	Tenant tenant.Config `yaml:"tenant"`
+
+	Roles   map[string][]string   `yaml:"roles"` // scopes by role
+	Sources map[string]SourceSpec `yaml:"sources"`
+	Tools   ToolFiles             `yaml:"tools"`
+	Policy  FileRef               `yaml:"policy"`
+	Egress  Egress                `yaml:"egress"`
+
+	Telemetry   telemetry.Config   `yaml:"telemetry"`
+	Audit       audit.Config       `yaml:"audit"`
+	Registry    registry.Config    `yaml:"registry"`
+	Guard       guard.Config       `yaml:"guard"`
+	Validation  validation.Config  `yaml:"validation"`
+	RateLimit   ratelimit.Config   `yaml:"ratelimit"`
+	Approval    approval.Config    `yaml:"approval"`
+	Idempotency idempotency.Config `yaml:"idempotency"`
+	Cache       cache.Config       `yaml:"cache"`
+	Budget      budget.Config      `yaml:"budget"`
+	Breaker     breaker.Config     `yaml:"breaker"`
+	Retry       retry.Config       `yaml:"retry"`
+
+	Copilot copilot.Config `yaml:"copilot"`
+}
+
+// Log says what the program's own log holds.
+type Log struct {
+	Level  string `yaml:"level"`  // debug, info (default), warn or error
+	Format string `yaml:"format"` // text (default) or json
+}
+
+// HTTP is the listener and what is served on it.
+type HTTP struct {
+	Listen     string `yaml:"listen"` // default 127.0.0.1:8080
+	mcp.Config `yaml:",inline"`
+}
+
+// A SourceSpec is a source as the file names it.
+type SourceSpec struct {
+	Kind  string      `yaml:"kind"`  // a row of the table in kinds.go
+	With  config.Node `yaml:"with"`  // the driver's own settings
+	Tools tool.Verbs  `yaml:"tools"` // which verbs become tools, and how
+}
+
+// ToolFiles names the files of tools.
+type ToolFiles struct {
+	Files []string `yaml:"files"` // paths or patterns, relative to the configuration file
+}
+
+// A FileRef names a file, relative to the configuration file.
+type FileRef struct {
+	File string `yaml:"file"`
+}
+
+// Egress names the outbound allowlist and how it is enforced.
+type Egress struct {
+	File          string `yaml:"file"`
+	egress.Config `yaml:",inline"`
+}
+
+// A ConfigError holds every mistake of a configuration.
+type ConfigError struct{ Err error }
+
+// Error returns one mistake a line.
+func (e *ConfigError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the mistakes.
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// Options say how the app is opened.
+type Options struct {
+	ConfigFile string // empty: the built-in defaults
+	DataDir    string // overrides data_dir
+	Version    string // of the program
+	LogLevel   string // overrides log.level
+	LogTo      io.Writer
+	Env        func(string) (string, bool)
+	PublicURL  string // overrides http.public_url
+	NoPolicy   bool   // no rules: nothing is allowed, and a broken policy file does not matter
+
+	// For tests and benchmarks.
+	Overlay    []byte                                 // YAML laid over the file
+	ExtraTools func(call atlas.Handler) []*atlas.Tool // tools beside the configured ones
+	EditStages func([]NamedStage) []NamedStage        // changes the pipeline
+}
+
+// loadConfig reads the configuration and checks what can be checked without opening anything.
+func loadConfig(o Options, files Files) (Config, error) {
+	var cfg Config
+	name := files.Name(files.main)
+	data, err := files.Read(files.main)
+	if err != nil {
+		return cfg, &ConfigError{fmt.Errorf("%s: %w", name, err)}
+	}
+	resolver := config.Resolver{Env: o.Env, File: os.ReadFile}
+	if err := config.Decode(name, data, resolver, &cfg); err != nil {
+		return cfg, &ConfigError{err}
+	}
+	if len(o.Overlay) > 0 {
+		if err := config.Decode("overlay", o.Overlay, resolver, &cfg); err != nil {
+			return cfg, &ConfigError{err}
+		}
+	}
+	if o.Env != nil {
+		if err := config.Overlay(Variables, o.Env, &cfg); err != nil {
+			return cfg, &ConfigError{err}
+		}
+	}
+	if o.DataDir != "" {
+		cfg.DataDir = o.DataDir
+	}
+	if o.LogLevel != "" {
+		cfg.Log.Level = o.LogLevel
+	}
+	if o.PublicURL != "" {
+		cfg.HTTP.PublicURL = o.PublicURL
+	}
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return cfg, &ConfigError{fmt.Errorf("%s: %w", name, err)}
+	}
+	return cfg, nil
+}
+
+func (c Config) withDefaults() Config {
+	set := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	set(&c.Mode, Development)
+	set(&c.DataDir, ".atlas")
+	set(&c.Log.Level, "info")
+	set(&c.Log.Format, "text")
+	set(&c.HTTP.Listen, "127.0.0.1:8080")
+	set(&c.HTTP.PublicURL, "http://"+c.HTTP.Listen)
+	set(&c.Policy.File, "policy.yaml")
+	set(&c.Audit.Path, filepath.Join(c.DataDir, "audit", "audit.jsonl"))
+	c.Auth.Development = c.Mode == Development
+	return c
+}
+
+// validate reports all mistakes of all sections, each with the name of its section.
+func (c Config) validate() error {
+	var errs []error
+	section := func(name string, err error) {
+		if err == nil {
+			return
+		}
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			errs = append(errs, fmt.Errorf("%s.%s", name, line))
+		}
+	}
+	if c.Mode != Development && c.Mode != Production {
+		errs = append(errs, fmt.Errorf("mode: %q is neither %s nor %s", c.Mode, Development, Production))
+	}
+	if _, err := c.Log.level(); err != nil {
+		errs = append(errs, fmt.Errorf("log.level: %q is none of debug, info, warn and error", c.Log.Level))
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		errs = append(errs, fmt.Errorf("log.format: %q is neither text nor json", c.Log.Format))
+	}
+	if c.Mode == Production && c.DemoData {
+		errs = append(errs, errors.New("demo_data: not in production mode"))
+	}
+	if c.Mode == Production && len(c.Auth.Issuers) == 0 {
+		errs = append(errs, errors.New("auth.issuers: production mode needs an issuer"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
+		if _, ok := Kinds[c.Sources[name].Kind]; !ok {
+			errs = append(errs, fmt.Errorf("sources.%s.kind: %q is none of %s", name, c.Sources[name].Kind,
+				strings.Join(slices.Sorted(maps.Keys(Kinds)), ", ")))
+		}
+		section("sources."+name+".tools", c.Sources[name].Tools.Validate())
+	}
+	section("http", c.HTTP.Validate())
+	section("auth", c.Auth.Validate())
+	section("tenant", c.Tenant.Validate())
+	section("egress", c.Egress.Validate())
+	section("telemetry", c.Telemetry.Validate())
+	section("audit", c.Audit.Validate())
+	section("registry", c.Registry.Validate())
+	section("guard", c.Guard.Validate())
+	section("validation", c.Validation.Validate())
+	section("ratelimit", c.RateLimit.Validate())
+	section("approval", c.Approval.Validate())
+	section("idempotency", c.Idempotency.Validate())
+	section("cache", c.Cache.Validate())
+	section("budget", c.Budget.Validate())
+	section("breaker", c.Breaker.Validate())
+	section("retry", c.Retry.Validate())
+	section("copilot", c.Copilot.Validate())
+	return errors.Join(errs...)
+}
+
+func (l Log) level() (slog.Level, error) {
+	var level slog.Level
+	err := level.UnmarshalText([]byte(l.Level))
+	return level, err
+}
+
+// logger returns the program's log.
+func (l Log) logger(w io.Writer) *slog.Logger {
+	level, _ := l.level() // validated
+	o := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}

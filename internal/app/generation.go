@@ -1,0 +1,264 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/canonical"
+	"github.com/atlas-mcp/atlas/internal/config"
+	"github.com/atlas-mcp/atlas/internal/source"
+	"github.com/atlas-mcp/atlas/internal/source/egress"
+	"github.com/atlas-mcp/atlas/internal/source/lexical"
+	"github.com/atlas-mcp/atlas/internal/stage/approval"
+	"github.com/atlas-mcp/atlas/internal/stage/audit"
+	"github.com/atlas-mcp/atlas/internal/stage/breaker"
+	"github.com/atlas-mcp/atlas/internal/stage/budget"
+	"github.com/atlas-mcp/atlas/internal/stage/cache"
+	"github.com/atlas-mcp/atlas/internal/stage/guard"
+	"github.com/atlas-mcp/atlas/internal/stage/idempotency"
+	"github.com/atlas-mcp/atlas/internal/stage/policy"
+	"github.com/atlas-mcp/atlas/internal/stage/ratelimit"
+	"github.com/atlas-mcp/atlas/internal/stage/registry"
+	"github.com/atlas-mcp/atlas/internal/stage/retry"
+	"github.com/atlas-mcp/atlas/internal/stage/telemetry"
+	"github.com/atlas-mcp/atlas/internal/stage/validation"
+	"github.com/atlas-mcp/atlas/internal/tool"
+)
+
+// A generation is everything that one version of the configuration decides. It is built whole,
+// swapped in, and closed when its last call has ended. It is immutable.
+type generation struct {
+	cfg     Config
+	lease   *lease
+	sources map[string]tool.Source
+	tools   []*atlas.Tool
+	egress  *egress.Guard
+	handler atlas.Handler
+	watched []string // files that it was made from
+
+	telemetry   *telemetry.Telemetry
+	audit       *audit.Auditor
+	registry    *registry.Registry
+	guard       *guard.Guard
+	validation  *validation.Validator
+	policy      *policy.Engine
+	limiter     *ratelimit.Limiter
+	approval    *approval.Gate
+	idempotency *idempotency.Keys
+	cache       *cache.Cache
+	budget      *budget.Budget
+	breaker     *breaker.Breaker
+	retry       *retry.Retry
+}
+
+// build makes a generation of the configuration. On an error nothing stays open.
+func (a *App) build(ctx context.Context, cfg Config) (_ *generation, err error) {
+	g := &generation{cfg: cfg, sources: map[string]tool.Source{}}
+	g.lease = newLease(func() {
+		if err := g.close(); err != nil {
+			a.log.WarnContext(context.WithoutCancel(ctx), "close sources", "error", err)
+		}
+	})
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.close())
+		}
+	}()
+	if err := a.openSources(ctx, g); err != nil {
+		return nil, err
+	}
+	if cfg.DemoData {
+		if err := a.demoData(ctx, g); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.buildTools(g); err != nil {
+		return nil, &ConfigError{err}
+	}
+	if err := a.buildStages(g); err != nil {
+		return nil, &ConfigError{err}
+	}
+	stages := g.pipeline()
+	if a.opts.EditStages != nil {
+		stages = a.opts.EditStages(stages)
+	}
+	g.handler = chain(stages)
+	return g, nil
+}
+
+// openSources opens every source, and reports the mistakes of all of them.
+func (a *App) openSources(ctx context.Context, g *generation) error {
+	dialer, err := a.egress(g)
+	if err != nil {
+		return &ConfigError{err}
+	}
+	g.egress = dialer
+	embedder, err := lexical.New(lexical.Config{})
+	if err != nil {
+		return err
+	}
+	main := a.files.Name(a.files.main)
+	var errs []error
+	for name, spec := range g.cfg.Sources {
+		kind := Kinds[spec.Kind]() // validated
+		if err := config.DecodeNode(main, spec.With, kind); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := kind.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: sources.%s.with: %w", main, name, err))
+			continue
+		}
+		dir := filepath.Join(g.cfg.DataDir, "sources", name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			errs = append(errs, fmt.Errorf("sources.%s: %w", name, err))
+			continue
+		}
+		s, err := kind.Open(ctx, source.Deps{Name: name, DataDir: dir, Embed: embedder, Egress: dialer, Log: a.log})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("sources.%s: %w", name, err))
+			continue
+		}
+		g.sources[name] = tool.Source{Kind: spec.Kind, Source: s, Tools: spec.Tools}
+	}
+	if len(errs) > 0 {
+		return &ConfigError{errors.Join(errs...)}
+	}
+	return nil
+}
+
+// egress makes the guard of outbound requests from the allowlist. Without a file nothing is allowed.
+func (a *App) egress(g *generation) (*egress.Guard, error) {
+	file := g.cfg.Egress.File
+	if file == "" {
+		return egress.New(g.cfg.Egress.Config, nil, egress.Deps{})
+	}
+	data, err := a.files.Read(file)
+	if err != nil {
+		return nil, fmt.Errorf("egress.file: %w", err)
+	}
+	g.watched = append(g.watched, a.files.path(file))
+	list, err := egress.ParseAllowlist(a.files.Name(file), data)
+	if err != nil {
+		return nil, err
+	}
+	return egress.New(g.cfg.Egress.Config, list, egress.Deps{})
+}
+
+func (a *App) buildTools(g *generation) error {
+	names, err := a.files.Glob(g.cfg.Tools.Files)
+	if err != nil {
+		return fmt.Errorf("tools.files: %w", err)
+	}
+	var files []tool.File
+	for _, name := range names {
+		data, err := a.files.Read(name)
+		if err != nil {
+			return fmt.Errorf("tools.files: %w", err)
+		}
+		files = append(files, tool.File{Name: a.files.Name(name), Data: data})
+		g.watched = append(g.watched, a.files.path(name))
+	}
+	// Children stay on their parent's generation, whatever is swapped in meanwhile.
+	children := func(ctx context.Context, call atlas.Call) (atlas.Result, error) { return g.handler(ctx, call) }
+	g.tools, err = tool.Build(g.sources, files, tool.Deps{Call: children, NewID: newID, CheckSchema: validation.CheckSchema})
+	if err == nil && a.opts.ExtraTools != nil {
+		g.tools = append(g.tools, a.opts.ExtraTools(children)...)
+	}
+	return err
+}
+
+// buildStages makes the stages. What they share beyond one generation comes from the app.
+func (a *App) buildStages(g *generation) (err error) {
+	cfg, log := g.cfg, a.log
+	if g.guard, err = guard.New(cfg.Guard, guard.Deps{Key: a.cursorKey, Log: log}); err != nil {
+		return err
+	}
+	if g.validation, err = validation.New(cfg.Validation, g.tools); err != nil {
+		return err
+	}
+	rules := []byte("rules: []\n")
+	if !a.opts.NoPolicy {
+		if rules, err = a.files.Read(cfg.Policy.File); err != nil {
+			return fmt.Errorf("policy.file: %w", err)
+		}
+	}
+	g.watched = append(g.watched, a.files.path(cfg.Policy.File))
+	if g.policy, err = policy.Load(a.files.Name(cfg.Policy.File), rules, policy.Deps{Tools: g.tools, PII: g.guard.PII, Log: log}); err != nil {
+		return err
+	}
+	if g.registry, err = registry.New(g.tools, g.policy, cfg.Registry); err != nil {
+		return err
+	}
+	names := make([]string, len(g.tools))
+	for i, t := range g.tools {
+		names[i] = t.Name
+	}
+	if g.telemetry, err = telemetry.New(a.tracing, a.metrics, names, log); err != nil {
+		return err
+	}
+	if g.audit, err = audit.New(audit.Deps{
+		Log: a.auditLog, Key: a.auditKey, Lookup: g.visible, Canonical: canonicalJSON, TraceID: telemetry.TraceID,
+	}, log); err != nil {
+		return err
+	}
+	if g.limiter, err = ratelimit.New(cfg.RateLimit, a.limits); err != nil {
+		return err
+	}
+	if g.idempotency, err = idempotency.New(cfg.Idempotency, a.state, log); err != nil {
+		return err
+	}
+	if g.approval, err = approval.New(cfg.Approval, a.state, approval.Deps{
+		PolicyHash: g.policy.Hash, Replay: g.idempotency, Redact: g.guard.Redact,
+	}, log); err != nil {
+		return err
+	}
+	if g.cache, err = cache.New(cfg.Cache, a.cache, g.policy.Hash, log); err != nil {
+		return err
+	}
+	if g.budget, err = budget.New(cfg.Budget, a.latencies, g.visible); err != nil {
+		return err
+	}
+	if g.breaker, err = breaker.New(cfg.Breaker, a.breakers); err != nil {
+		return err
+	}
+	g.retry, err = retry.New(cfg.Retry, a.retries)
+	return err
+}
+
+// visible finds a tool that the caller of call may see.
+func (g *generation) visible(call atlas.Call, name string) (*atlas.Tool, bool) {
+	t, ok := g.registry.Lookup(name)
+	if !ok || !g.policy.Visible(call.Principal, call.Tenant, t) {
+		return nil, false
+	}
+	return t, true
+}
+
+func (g *generation) loader(name string) (source.Loader, bool) {
+	l, ok := g.sources[name].Source.(source.Loader)
+	return l, ok
+}
+
+func (g *generation) close() error {
+	var errs []error
+	for name, s := range g.sources {
+		if err := s.Source.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	if g.egress != nil {
+		errs = append(errs, g.egress.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func canonicalJSON(raw json.RawMessage) ([]byte, error) {
+	_, canon, err := canonical.Parse(raw, 0)
+	return canon, err
+}

@@ -1,0 +1,105 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/stage/audit"
+	"github.com/atlas-mcp/atlas/internal/stage/policy"
+	"github.com/atlas-mcp/atlas/internal/tool"
+)
+
+// What the command line asks without serving anything.
+
+// AuditReport is what a verification of the audit log found.
+type AuditReport = audit.Report
+
+// AuditFilter picks records of the audit log.
+type AuditFilter = audit.Filter
+
+// Explanation tells how the policy decides a call.
+type Explanation = policy.Explanation
+
+// AuditPath returns where the configured audit log is, without opening anything.
+func AuditPath(o Options) (string, error) {
+	cfg, err := loadConfig(o, OpenFiles(o.ConfigFile))
+	return cfg.Audit.Path, err
+}
+
+// VerifyAudit checks the hash chain of a log.
+func VerifyAudit(ctx context.Context, path string, missingStart bool) (AuditReport, error) {
+	return audit.Verify(ctx, path, nil, audit.VerifyOptions{AllowMissingStart: missingStart})
+}
+
+// QueryAudit yields the matching records of a log, oldest first.
+func QueryAudit(ctx context.Context, path string, f AuditFilter) iter.Seq2[atlas.AuditRecord, error] {
+	return audit.Query(ctx, path, f)
+}
+
+// A ToolCost is what a tool's definition costs a model.
+type ToolCost struct {
+	Name   string
+	Tokens int // estimated
+}
+
+// Costs estimates the tokens of each definition, the dearest first, and of all together.
+func Costs(tools []*atlas.Tool) ([]ToolCost, int) {
+	costs := make([]ToolCost, len(tools))
+	total := 0
+	for i, t := range tools {
+		costs[i] = ToolCost{t.Name, tool.Cost(t)}
+		total += costs[i].Tokens
+	}
+	sortCosts(costs)
+	return costs, total
+}
+
+// Explain tells how the policy decides a call that p makes, without making it.
+func (a *App) Explain(ctx context.Context, p *atlas.Principal, name string, args []byte) (Explanation, error) {
+	g := a.current.use()
+	if g == nil {
+		return Explanation{}, errClosed
+	}
+	defer g.lease.leave()
+	t, ok := g.registry.Lookup(name)
+	if !ok {
+		return Explanation{}, atlas.Errorf(atlas.CodeToolNotFound, nil, fmt.Sprintf("there is no tool %q", name))
+	}
+	call := a.NewCall(p, name, args)
+	call.Tool = t
+	// The arguments are validated as they would be in a call; what the policy would say is then asked
+	// instead of calling on.
+	var explanation Explanation
+	_, err := g.validation.Stage(func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
+		var err error
+		explanation, err = g.policy.Explain(ctx, call)
+		return atlas.Result{}, err
+	})(ctx, call)
+	return explanation, err
+}
+
+// CheckPolicy reads a policy file against the configured tools. The error is a *PolicyError with every
+// mistake.
+func (a *App) CheckPolicy(name string, data []byte) (rules int, warnings string, err error) {
+	e, err := policy.Load(name, data, policy.Deps{Tools: a.Tools(), PII: func([]byte) []string { return nil }})
+	if err != nil {
+		return 0, "", err
+	}
+	if w := e.Warnings(); len(w) > 0 {
+		warnings = policy.Detail(name, w)
+	}
+	return e.Len(), warnings, nil
+}
+
+// PolicyError holds every mistake of a policy file.
+type PolicyError = policy.LoadError
+
+func sortCosts(costs []ToolCost) {
+	slices.SortFunc(costs, func(a, b ToolCost) int {
+		return cmp.Or(cmp.Compare(b.Tokens, a.Tokens), cmp.Compare(a.Name, b.Name))
+	})
+}

@@ -1,0 +1,146 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/config"
+	"github.com/atlas-mcp/atlas/internal/edge"
+)
+
+// Listen opens the listener; an empty address means the configured one.
+func (a *App) Listen(ctx context.Context, address string) (net.Listener, error) {
+	if address == "" {
+		address = a.cfg.HTTP.Listen
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w; choose another address with --listen or http.listen", address, err)
+	}
+	return ln, nil
+}
+
+// ListenLoopback opens a listener on a free port of this machine.
+func ListenLoopback(ctx context.Context) (net.Listener, error) {
+	var lc net.ListenConfig
+	return lc.Listen(ctx, "tcp", "127.0.0.1:0")
+}
+
+// BaseURL returns how clients reach the listener: the configured public URL.
+func (a *App) BaseURL(net.Listener) string { return strings.TrimSuffix(a.cfg.HTTP.PublicURL, "/") }
+
+// Serve serves HTTP until ctx ends, with what runs beside it: key refresh, clean-up of state, and
+// the watch on the configuration's files.
+func (a *App) Serve(ctx context.Context, ln net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := a.server.Run(ctx, ln); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	a.background(ctx, group)
+	return group.Wait()
+}
+
+// ServeStdio serves one client over in and out as p.
+func (a *App) ServeStdio(ctx context.Context, p *atlas.Principal, in io.Reader, out io.Writer) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer stop() // the client is gone: nothing else to do
+		return a.server.RunStdio(ctx, io.NopCloser(in), nopWriteCloser{out}, p)
+	})
+	a.background(ctx, group)
+	return group.Wait()
+}
+
+type nopWriteCloser struct{ io.Writer }
+
+func (nopWriteCloser) Close() error { return nil }
+
+// background starts what runs beside the server, under the group.
+func (a *App) background(ctx context.Context, group *errgroup.Group) {
+	group.Go(func() error { return unlessDone(ctx, a.verifier.Run(ctx)) })
+	group.Go(func() error { return unlessDone(ctx, a.state.Run(ctx)) })
+	if g := a.current.use(); g != nil && !a.files.Embedded() {
+		watched := append(slices.Clone(g.watched), a.files.path(a.files.main))
+		g.lease.leave()
+		group.Go(func() error {
+			return config.Watch(ctx, watched, a.log, func() {
+				_ = a.Reload(ctx) // logged and audited there; the old one keeps serving
+			})
+		})
+	} else if g != nil {
+		g.lease.leave()
+	}
+}
+
+func unlessDone(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Reload reads the configuration anew. If that succeeds, calls from now on are answered by it; if
+// not, the old one keeps serving and the error says why. Both are logged and audited.
+func (a *App) Reload(ctx context.Context) error {
+	a.reload.Lock()
+	defer a.reload.Unlock()
+	old := a.current.use()
+	if old == nil {
+		return errClosed
+	}
+	defer old.lease.leave()
+
+	cfg, err := loadConfig(a.opts, a.files)
+	var g *generation
+	if err == nil {
+		g, err = a.build(ctx, cfg)
+	}
+	rec := atlas.AuditRecord{Kind: "admin", RequestID: edge.NewRequestID(), Caller: "atlas", Action: "config.reload", Status: "ok"}
+	if err != nil {
+		rec.Status, rec.ErrorCode = "error", atlas.CodeOf(err)
+	} else {
+		rec.Policy = g.policy.Hash()
+	}
+	if aerr := a.auditLog.Record(ctx, rec); aerr != nil {
+		a.log.WarnContext(ctx, "reload not audited", "error", aerr)
+	}
+	if err != nil {
+		a.log.ErrorContext(ctx, "configuration refused; the old one keeps serving", "error", err)
+		return err
+	}
+	for _, name := range needRestart(a.cfg, cfg) {
+		a.log.WarnContext(ctx, "this part of the configuration takes effect after a restart", "section", name)
+	}
+	a.current.swap(g)
+	a.server.ToolsChanged()
+	a.log.InfoContext(ctx, "configuration reloaded", "policy", g.policy.Hash(), "tools", len(g.tools))
+	return nil
+}
+
+// needRestart names the sections that differ and are read at the start only.
+func needRestart(old, next Config) []string {
+	sections := map[string][2]any{
+		"mode": {old.Mode, next.Mode}, "data_dir": {old.DataDir, next.DataDir}, "log": {old.Log, next.Log},
+		"http": {old.HTTP, next.HTTP}, "auth": {old.Auth, next.Auth}, "tenant": {old.Tenant, next.Tenant},
+		"telemetry": {old.Telemetry, next.Telemetry}, "audit": {old.Audit, next.Audit}, "roles": {old.Roles, next.Roles},
+	}
+	maps.DeleteFunc(sections, func(_ string, v [2]any) bool { return reflect.DeepEqual(v[0], v[1]) })
+	return slices.Sorted(maps.Keys(sections))
+}

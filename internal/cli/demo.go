@@ -1,0 +1,80 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/atlas-mcp/atlas/internal/app"
+)
+
+type demoCmd struct {
+	modelFlags
+	identity
+	Ask    string `help:"Answer this question and exit, instead of serving." placeholder:"QUESTION"`
+	Listen string `help:"Address to serve on." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Quiet  bool   `help:"No live progress of the agents."`
+}
+
+// Help tells what the demo company is.
+func (demoCmd) Help() string {
+	return `The demo company has two tenants, acme and globex, with customers, orders, tickets and documents, all generated
+and the same every time. With --ask the four agents answer one question on it over MCP and the exit code says whether the
+critic approved. Without, the server keeps running and prints its URL, the personas and a token for each.`
+}
+
+// Run answers or serves.
+func (c demoCmd) Run(ctx context.Context, p *Program, g *globals) error {
+	if question := strings.TrimSpace(c.Ask); question != "" {
+		t, err := p.embedded(ctx, g, c.identity)
+		if err != nil {
+			return err
+		}
+		defer t.close()
+		return p.ask(ctx, g, c.modelFlags, t, question, false, c.Quiet)
+	}
+	o, err := p.options(g)
+	if err != nil {
+		return err
+	}
+	o.PublicURL = "http://" + c.Listen
+	a, err := app.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer a.Close() //nolint:errcheck // reported by the app's log
+	ln, err := a.Listen(ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	personas, err := a.PersonaTokens()
+	if err != nil {
+		return err
+	}
+	url := a.BaseURL(ln)
+	if g.JSON {
+		if err := p.printJSON(map[string]any{"url": url + "/mcp", "personas": personas}); err != nil {
+			return err
+		}
+	} else {
+		p.printf("%s", banner(url, a.ConfigName(), personas))
+	}
+	stop := p.reloadOnHangup(ctx, a)
+	defer stop()
+	return a.Serve(ctx, ln)
+}
+
+// banner is what a newcomer sees first.
+func banner(url, config string, personas []app.PersonaToken) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Atlas serves the demo company (configuration: %s). Stop it with Ctrl-C.\n\n", config)
+	fmt.Fprintf(&b, "  MCP        %s/mcp\n  discovery  %s/.well-known/mcp-server\n  metrics    %s/metrics\n  health     %s/healthz, %s/readyz\n\n", url, url, url, url, url)
+	fmt.Fprintf(&b, "In another terminal:\n\n  export ATLAS_MCP_URL=%s ATLAS_MCP_TOKEN=dev-token ATLAS_TENANT=acme\n", url)
+	b.WriteString("  bin/atlas copilot \"Why was the refund on order o_9002 for CUST-1001 delayed?\"\n\n")
+	b.WriteString("dev-token is copilot@acme, from this machine only. Tokens of the personas, for twelve hours:\n")
+	for _, p := range personas {
+		fmt.Fprintf(&b, "\n  %s (%s): %s\n  %s\n", p.Subject, strings.Join(p.Roles, ", "), p.About, p.Token)
+	}
+	b.WriteString("\n")
+	return b.String()
+}
