@@ -298,6 +298,7 @@ func (l *Log) flush(force bool) error {
 	l.chain.recs = recs
 	written, err := l.chain.write(recs, durable)
 	clear(recs)
+	l.report(err) // before anyone is answered, who may ask Healthy next
 
 	kept := l.pending[:0]
 	for _, j := range l.pending {
@@ -313,7 +314,6 @@ func (l *Log) flush(force bool) error {
 	}
 	clear(l.pending[len(kept):])
 	l.pending = kept
-	l.report(err)
 	return err
 }
 
