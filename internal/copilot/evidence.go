@@ -121,14 +121,26 @@ const (
 )
 
 // add reads one answer and returns the ids of the records in it.
-func (c *collector) add(tool Tool, obs Observation, at time.Time) []string {
+func (c *collector) add(tool Tool, args json.RawMessage, obs Observation, at time.Time) []string {
 	w := walker{c: c, tool: tool, requestID: obs.RequestID, asOf: cmp.Or(obs.AsOf, at)}
+	var asked map[string]any
+	if json.Unmarshal(args, &asked) == nil {
+		for _, v := range asked {
+			s, _ := v.(string)
+			switch kind, id, _ := fact.KindOfID(s); kind {
+			case fact.Customer:
+				w.customer = id
+			case fact.Order:
+				w.order = id
+			}
+		}
+	}
 	if len(obs.Structured) > 0 {
 		dec := json.NewDecoder(bytes.NewReader(obs.Structured))
 		dec.UseNumber()
 		var v any
 		if dec.Decode(&v) == nil {
-			w.walk(v, tool.Name, "", 0)
+			w.walk(v, tool.Name, w.customer, 0)
 		}
 	} else if text := strings.TrimSpace(obs.Text); text != "" {
 		w.record(map[string]string{"text": text}, tool.Name, "")
@@ -142,6 +154,8 @@ type walker struct {
 	requestID string
 	asOf      time.Time
 	found     []string
+	customer  string // the customer that was asked for in the call's arguments
+	order     string // the order that was asked for
 }
 
 // walk finds the records in v. key is the name it has in its parent; owner the customer that the
@@ -338,6 +352,9 @@ func (w *walker) record(flat map[string]string, key, owner string) {
 		s.Owners = []string{owner}
 		s.Fields = append(s.Fields, Field{"customer_id", owner})
 	}
+	if _, has := s.Field("order_id"); !has && w.order != "" && s.ID != w.order && s.Kind != fact.Document && s.Kind != fact.Customer {
+		s.Fields = append(s.Fields, Field{"order_id", w.order}) // asked for by the order, so the order's
+	}
 	if len(body) > maxRecordText {
 		body = strings.ToValidUTF8(body[:maxRecordText], "")
 	}
@@ -415,9 +432,12 @@ func kindOf(idKind, key, tool string, flat map[string]string) string {
 		{"profile", fact.Customer}, {"customer", fact.Customer}, {"order", fact.Order}, {"ticket", fact.Ticket},
 		{"document", fact.Document}, {"doc", fact.Document}, {"polic", fact.Document}, {"article", fact.Document},
 	} {
-		if k != strings.ToLower(tool) && strings.HasPrefix(k, hint.word) {
+		if k == hint.word || k == hint.word+"s" || k == hint.word+"ies" {
 			return hint.kind
 		}
+	}
+	if k != "" && k != strings.ToLower(tool) && k != "rows" && k != "results" && k != "hits" && k != "items" && k != "matches" && k != "result" {
+		return strings.TrimSuffix(k, "s")
 	}
 	switch {
 	case has("subject", "status"), has("ticket_id", "body"):
@@ -429,8 +449,8 @@ func kindOf(idKind, key, tool string, flat map[string]string) string {
 	case has("title", "body"), has("title", "snippet"), has("title", "url"):
 		return fact.Document
 	}
-	if k != "" && k != strings.ToLower(tool) && k != "rows" && k != "results" && k != "hits" && k != "items" && k != "matches" && k != "result" {
-		return strings.TrimSuffix(k, "s")
+	if idKind == fact.Record {
+		return strings.ToLower(tool) // a tool is mostly named for what it returns
 	}
 	for _, hint := range []struct{ word, kind string }{{"order", fact.Order}, {"ticket", fact.Ticket}, {"customer", fact.Customer}, {"doc", fact.Document}} {
 		if strings.Contains(strings.ToLower(tool), hint.word) {
@@ -501,6 +521,15 @@ func (c *collector) ordered(question string, ids []string) []Source {
 		return n
 	}
 	out := slices.Clone(c.sources)
+	for i, s := range out { // what belongs to an order belongs to the order's customer
+		if id, ok := s.Field("order_id"); ok && len(s.Owners) == 0 {
+			for _, o := range out {
+				if o.Kind == fact.Order && o.ID == id {
+					out[i].Owners = o.Owners
+				}
+			}
+		}
+	}
 	slices.SortStableFunc(out, func(a, b Source) int { return cmp.Compare(score(b), score(a)) })
 	for i := range out {
 		out[i].Anchor = fmt.Sprintf("S%d", i+1)

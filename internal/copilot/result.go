@@ -59,7 +59,8 @@ type CallTrace struct {
 	Code      string `json:"code,omitempty"`
 	RequestID string `json:"request_id,omitempty"`
 	MS        int64  `json:"ms"`
-	Made      bool   `json:"made"` // false: refused by the retriever itself
+	Made      bool   `json:"made"`              // false: refused by the retriever itself
+	Partial   bool   `json:"partial,omitempty"` // a part of the answer is missing
 }
 
 // Verdict is the critic's.

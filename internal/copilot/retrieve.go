@@ -118,7 +118,8 @@ func (r *run) round(ctx context.Context, round int, calls []ToolCall, tools []To
 			continue
 		}
 		before := len(r.sources)
-		done[i].Found = r.add(chosen[i], answers[i], time.Now())
+		done[i].Found = r.add(chosen[i], done[i].Call.Args, answers[i], time.Now())
+		r.retryable = r.retryable || answers[i].Partial
 		done[i].Evidence = Fence(r.sources[before:])
 		if done[i].Evidence == "" && len(done[i].Found) > 0 {
 			done[i].Evidence = "(records known already: " + strings.Join(done[i].Found, ", ") + ")"
@@ -183,7 +184,7 @@ func (r *run) call(ctx context.Context, call ToolCall, expected []string) (Obser
 			break
 		}
 	}
-	trace := CallTrace{Tool: call.Tool, OK: obs.Failure == nil, RequestID: obs.RequestID, MS: time.Since(start).Milliseconds(), Made: true}
+	trace := CallTrace{Tool: call.Tool, OK: obs.Failure == nil, RequestID: obs.RequestID, MS: time.Since(start).Milliseconds(), Made: true, Partial: obs.Partial}
 	if f := obs.Failure; f != nil {
 		trace.Code, trace.RequestID = string(f.Code), cmp.Or(f.RequestID, obs.RequestID)
 	}

@@ -40,6 +40,7 @@ type Observation struct {
 	Text       string          // text content, if there is no structured one
 	RequestID  string
 	AsOf       time.Time // when the answer was read from its source; zero if the server does not say
+	Partial    bool      // a part is missing, for now
 	Failure    *atlas.Failure
 }
 

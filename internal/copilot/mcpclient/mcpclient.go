@@ -198,6 +198,7 @@ func (c *Client) Call(ctx context.Context, name string, args json.RawMessage, me
 func observe(res *mcp.CallToolResult) copilot.Observation {
 	var obs copilot.Observation
 	obs.RequestID, _ = res.Meta["atlas/request_id"].(string)
+	obs.Partial, _ = res.Meta["atlas/partial"].(bool)
 	if s, ok := res.Meta["atlas/as_of"].(string); ok {
 		if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
 			obs.AsOf = t
