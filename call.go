@@ -89,8 +89,8 @@ func (c Call) Child(id, name string, args json.RawMessage) Call {
 	if c.IdempotencyKey != "" {
 		// Its own key, also when one tool is called twice with different arguments; the same key when
 		// the parent is repeated.
-		digest := sha256.Sum256(args)
-		child.IdempotencyKey = c.IdempotencyKey + "/" + name + "/" + hex.EncodeToString(digest[:8])
+		digest := sha256.Sum256([]byte(c.IdempotencyKey + "\x00" + name + "\x00" + string(args)))
+		child.IdempotencyKey = hex.EncodeToString(digest[:])
 	}
 	return child
 }
