@@ -367,7 +367,7 @@ func countOf(f fact.Fact, text string, cited []*indexed) bool {
 	}
 	for kind, n := range kinds {
 		if f.Value == fmt.Sprint(n) && reCounted.MatchString(rest) && slices.ContainsFunc(firstWords(rest, 3), func(w string) bool {
-			return strings.TrimSuffix(w, "s") == kind
+			return strings.TrimSuffix(w, "s") == kind[strings.LastIndexByte(kind, '_')+1:]
 		}) {
 			return true
 		}

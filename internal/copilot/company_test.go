@@ -18,7 +18,7 @@ type row = map[string]any
 // company is a tenant's data behind tools of the shapes that Atlas serves. It is the test's server:
 // it knows its own tenant only, like the token of an MCP client.
 type company struct {
-	customers, orders, tickets, documents []row
+	customers, orders, tickets, documents, items []row
 
 	mu     sync.Mutex
 	calls  []string
@@ -55,6 +55,7 @@ func (c *company) List(context.Context) ([]copilot.Tool, error) {
 	out := []copilot.Tool{
 		ro("customer_context", atlas.Workflow, atlas.ReadsUntrusted, schemaOf("customer_id question", "customer_id ^[A-Za-z0-9_-]{1,64}$", "question")),
 		ro("crm_order", atlas.Atomic, atlas.ReadsPrivate, schemaOf("order_id", "order_id ^o_[0-9]+$")),
+		ro("crm_order_items", atlas.Atomic, atlas.ReadsPrivate, schemaOf("order_id", "order_id ^o_[0-9]+$")),
 		ro("crm_customer", atlas.Atomic, atlas.ReadsPrivate, schemaOf("customer_id", "customer_id")),
 		ro("crm_customer_orders", atlas.Atomic, atlas.ReadsPrivate, schemaOf("customer_id", "customer_id", "limit")),
 		ro("tickets_of_customer", atlas.Atomic, atlas.ReadsUntrusted, schemaOf("customer_id", "customer_id")),
@@ -110,6 +111,14 @@ func (c *company) Call(ctx context.Context, name string, raw json.RawMessage, me
 	switch name {
 	case "crm_order":
 		v = row{"rows": where(c.orders, "id", arg("order_id")), "row_count": 1}
+	case "crm_order_items":
+		items := []row{}
+		for _, r := range where(c.items, "order_id", arg("order_id")) {
+			r = maps.Clone(r)
+			delete(r, "order_id")
+			items = append(items, r)
+		}
+		v = row{"order_items": items}
 	case "crm_customer":
 		v = row{"rows": where(c.customers, "id", arg("customer_id"))}
 	case "crm_customer_orders":

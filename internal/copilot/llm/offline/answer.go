@@ -107,6 +107,12 @@ func (e *evidence) answer(p part) []string {
 			return nil // asked about something that the evidence does not know
 		}
 	}
+	if kind := e.kindNamed(p); kind != "" && len(p.ids) > 0 && p.ask != askWhy {
+		p.noun = kind
+		if p.ask != askHowMany {
+			p.ask = askList
+		}
+	}
 	switch p.ask {
 	case askStatus:
 		if len(p.ids) == 0 {
@@ -140,6 +146,23 @@ func (e *evidence) answer(p part) []string {
 	case askHowLong, askGeneral:
 	}
 	return e.text(p)
+}
+
+// kindNamed returns a kind of record, other than the usual ones, that the question names in the
+// plural: "items" for order_item, "invoices" for invoice.
+func (e *evidence) kindNamed(p part) string {
+	words := fact.Words(p.text)
+	for _, s := range e.sources {
+		switch s.Kind {
+		case fact.Order, fact.Ticket, fact.Customer, fact.Document, fact.Record:
+			continue
+		}
+		last := s.Kind[strings.LastIndexByte(s.Kind, '_')+1:]
+		if slices.Contains(words, last+"s") {
+			return s.Kind
+		}
+	}
+	return ""
 }
 
 // asked returns the records named in the question.
@@ -287,7 +310,7 @@ func (e *evidence) list(p part) []string {
 			ids = append(ids, s.ID)
 			anchors += "[" + s.Anchor + "]"
 		}
-		return []string{fmt.Sprintf("The sources list %d %ss: %s %s.", len(found), kind, strings.Join(ids, ", "), anchors)}
+		return []string{fmt.Sprintf("The sources list %d %ss: %s %s.", len(found), strings.ReplaceAll(kind, "_", " "), strings.Join(ids, ", "), anchors)}
 	}
 	for _, s := range found[:min(len(found), 12)] {
 		out = append(out, recordSentence(s))

@@ -33,6 +33,7 @@ type part struct {
 	noun  string   // kind of record asked for, if it names one
 	focus []string // stems of what it is about
 	words []string // the same as words, for a search
+	head  []string // of "what is the HEAD of …": an answer must speak of it
 }
 
 var (
@@ -59,6 +60,8 @@ var (
 	reYes  = regexp.MustCompile(`(?i)^\W*(?:and\s+|but\s+|so\s+)?(?:is|are|was|were|has|have|had|did|does|do)\b`)
 	reBack = regexp.MustCompile(`(?i)\b(?:it|its|it's|that|this|they|them|their|these|those|he|she|his|her|him)\b|\bthe (?:order|customer|ticket|refund)\b`)
 )
+
+var reHead = regexp.MustCompile(`(?i)\bwhat(?:'s|\s+is|\s+are|\s+was|\s+were)\s+(?:the\s+|an?\s+)?(.+?)\s+(?:of|for|in|with)\s`)
 
 // typeWords are what a question's form already says; they are not its content.
 var typeWords = map[ask]map[string]bool{
@@ -144,6 +147,13 @@ func parts(question string, ids []string) []part {
 		for _, f := range copilot.Focus(t) {
 			if !typeWords[p.ask][f] {
 				p.focus = append(p.focus, f)
+			}
+		}
+		if m := reHead.FindStringSubmatch(t); m != nil {
+			for _, f := range fact.Terms(m[1]) {
+				if slices.Contains(p.focus, f) {
+					p.head = append(p.head, f)
+				}
 			}
 		}
 		for _, w := range fact.Words(t) {

@@ -117,7 +117,7 @@ func (e *evidence) text(p part) []string {
 		}
 		return about(s, p.ids) || len(s.Owners) == 0 && s.Kind == fact.Document
 	})
-	rated = slices.DeleteFunc(rated, func(q quote) bool { return q.coverage < leastCoverage })
+	rated = slices.DeleteFunc(rated, func(q quote) bool { return q.coverage < leastCoverage || !e.speaksOfHead(p, q) })
 	if len(rated) == 0 {
 		return nil
 	}
@@ -139,6 +139,16 @@ func (e *evidence) text(p part) []string {
 		chosen = append(chosen, q)
 	}
 	return e.say(chosen)
+}
+
+// speaksOfHead reports whether the quote, with its title, speaks of the thing asked for: the salary
+// of the team lead is not answered by what the team lead approves.
+func (e *evidence) speaksOfHead(p part, q quote) bool {
+	terms := map[string]bool{}
+	for _, t := range fact.Terms(q.text + " " + e.sources[q.source].Title) {
+		terms[t] = true
+	}
+	return !slices.ContainsFunc(p.head, func(h string) bool { return !speaks(terms, h) })
 }
 
 // why gives the state of the records asked about, the reason as the tickets tell it, and what the

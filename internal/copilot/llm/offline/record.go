@@ -13,7 +13,7 @@ func title(kind string) string {
 	if kind == "" {
 		return "Record"
 	}
-	return strings.ToUpper(kind[:1]) + kind[1:]
+	return strings.ToUpper(kind[:1]) + strings.ReplaceAll(kind[1:], "_", " ")
 }
 
 // recordSentence puts a record's fields into one sentence with its anchor.
