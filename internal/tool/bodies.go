@@ -155,6 +155,8 @@ func flatten(h source.Hit, fields []string, ranked bool) map[string]any {
 			out[k] = v
 		}
 	}
+	delete(out, "score")
+	delete(out, "snippet")
 	out["id"] = h.ID
 	if ranked {
 		out["score"] = h.Score

@@ -136,7 +136,7 @@ func (b *builder) semanticBody(s *spec) *definition {
 			"partial_errors": partialSchema(),
 		}, "query", "results", "partial_errors")),
 		Items: "results", CacheTTL: 2 * time.Minute, Timeout: composedTimeout,
-		Resource: func(atlas.Call) string { return s.name + "/" + s.name },
+		Resource: fixedResource(string(s.level), s.name),
 		Run:      sem.run,
 	}
 	inherit(t, kids)
@@ -257,7 +257,7 @@ func (b *builder) hybridBody(s *spec) *definition {
 			"partial_errors": partialSchema(),
 		}, "query", "results", "fused_from", "partial_errors")),
 		Items: "results", CacheTTL: 2 * time.Minute, Timeout: composedTimeout,
-		Resource: func(atlas.Call) string { return s.name + "/" + s.name },
+		Resource: fixedResource(string(s.level), s.name),
 		Run:      h.run,
 	}
 	inherit(t, []*definition{lexical, vector})

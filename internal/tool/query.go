@@ -102,7 +102,8 @@ func schemaTool(name string, s source.Source) *atlas.Tool {
 	}
 }
 
-// fixedResource is the resource of a tool that touches one source as a whole.
+// fixedResource is the resource of a tool that touches one source as a whole, or of one that is made
+// of others, which has its level in place of a source.
 func fixedResource(sourceName, toolName string) func(atlas.Call) string {
 	r := sourceName + "/" + toolName
 	return func(atlas.Call) string { return r }

@@ -133,6 +133,23 @@ func TestVerbMistakes(t *testing.T) {
 	}
 }
 
+func TestResources(t *testing.T) {
+	h := newHouse(t).build(shipped(t)...)
+	for name, want := range map[string]string{
+		"crm_query": "crm/crm_query", "crm_order": "crm/crm_order", "ticket": "tickets/ticket", "files_list": "files/files_list",
+		"customer_context": "workflow/customer_context", "hybrid_search": "composed/hybrid_search",
+	} {
+		if got := h.tools[name].Resource(atlas.Call{}); got != want {
+			t.Errorf("%s is the resource %q, want %q", name, got, want)
+		}
+	}
+	for _, name := range []string{"workflow", "composed", "CRM", "a-b", ""} {
+		if _, err := tool.Build(map[string]tool.Source{name: h.sources["crm"]}, nil, h.deps()); err == nil {
+			t.Errorf("a source named %q was accepted", name)
+		}
+	}
+}
+
 func TestVersionFollowsTheDefinition(t *testing.T) {
 	const text = "tools:\n  one:\n    source: crm\n    description: %s\n    sql: %s\n"
 	version := func(description, sql string) string {

@@ -102,6 +102,10 @@ func (b *builder) verbs(name string, s Source) {
 		b.errorf(at, "source %q: the name is not allowed; use a-z, 0-9 and _, beginning with a letter", name)
 		return
 	}
+	if name == string(atlas.Composed) || name == string(atlas.Workflow) { // see fixedResource
+		b.errorf(at, "source %q: the name is taken by Atlas; choose another", name)
+		return
+	}
 	if err := s.Tools.Validate(); err != nil {
 		b.errorf(at, "source %s: tools: %v", name, err)
 		return

@@ -32,9 +32,9 @@ type step struct {
 
 // stepsBody makes a workflow.
 func (b *builder) stepsBody(s *spec) *definition {
-	var items []node
-	if list, ok := s.bodyValue.items("steps"); ok {
-		items = list
+	items, ok := s.bodyValue.items("steps")
+	if !ok {
+		return nil
 	}
 	if len(items) == 0 || len(items) > maxSteps {
 		s.bodyValue.errorf("steps: a workflow has 1 to %d steps, this one has %d", maxSteps, len(items))
@@ -134,7 +134,7 @@ func (b *builder) stepsBody(s *spec) *definition {
 	t := &atlas.Tool{
 		Output:   raw(object(outputs, append(required, "partial_errors")...)),
 		CacheTTL: 30 * time.Second, Timeout: workflowTimeout,
-		Resource: func(atlas.Call) string { return s.name + "/" + s.name },
+		Resource: fixedResource(string(s.level), s.name),
 		Run:      w.run,
 	}
 	inherit(t, kids)
