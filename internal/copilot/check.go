@@ -84,7 +84,7 @@ const (
 var scaffold = stemSet(`according state states stated note notes noted mention mentions mentioned list lists listed shows shown belongs current currently
  following includes include record records source sources ticket order customer document status total amount date detail details information info
  reports reported per id number name named value answer question entry entries item called due stands recorded set dated describes reads customer's
- made opened created updated problem problems issue issues matter trouble write writes wrote`)
+ made opened created updated problem problems issue issues matter trouble latest newest last recent first oldest compare write writes wrote`)
 
 func stemSet(words string) map[string]bool {
 	m := map[string]bool{}

@@ -205,6 +205,16 @@ func (e *evidence) status(p part) []string {
 		if l := e.list(p); l != nil {
 			return l
 		}
+		for _, s := range e.sources { // "has CUST-1's refund been paid?": what stands so
+			v, ok := s.Field("status")
+			if state := fact.Terms(strings.ReplaceAll(v, "_", " ")); ok && s.Kind != fact.Ticket && slices.ContainsFunc(p.ids, s.Mentions) &&
+				slices.ContainsFunc(p.focus, func(f string) bool { return slices.Contains(state, f) }) {
+				out = append(out, recordSentence(s))
+			}
+		}
+		if out != nil {
+			return out
+		}
 		return e.attribute(p)
 	}
 	// "Is it delivered?" is answered by the status; "is the parcel damaged?" is not.
@@ -310,7 +320,11 @@ func (e *evidence) list(p part) []string {
 			ids = append(ids, s.ID)
 			anchors += "[" + s.Anchor + "]"
 		}
-		return []string{fmt.Sprintf("The sources list %d %ss: %s %s.", len(found), strings.ReplaceAll(kind, "_", " "), strings.Join(ids, ", "), anchors)}
+		of := ""
+		if len(p.ids) == 1 {
+			of = " of " + p.ids[0]
+		}
+		return []string{fmt.Sprintf("The sources list %d %ss%s: %s %s.", len(found), strings.ReplaceAll(kind, "_", " "), of, strings.Join(ids, ", "), anchors)}
 	}
 	for _, s := range found[:min(len(found), 12)] {
 		out = append(out, recordSentence(s))
@@ -322,11 +336,17 @@ func containsAny(s string, subs ...string) bool {
 	return slices.ContainsFunc(subs, func(x string) bool { return strings.Contains(s, x) })
 }
 
+var reAuthor = regexp.MustCompile(`(?i)\b(?:wrote|written|writes|author|opened|reported)\b`)
+
 func (e *evidence) who(p part) []string {
 	var out []string
 	for _, s := range e.asked(p) {
 		if s.Kind == fact.Customer {
 			out = append(out, recordSentence(s))
+			continue
+		}
+		if v, ok := s.Field("author", "created_by"); ok && reAuthor.MatchString(p.text) {
+			out = append(out, fmt.Sprintf("The author of %s %s is %s [%s].", s.Kind, s.ID, v, s.Anchor))
 			continue
 		}
 		for _, owner := range s.Owners {

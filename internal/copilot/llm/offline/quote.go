@@ -17,7 +17,7 @@ import (
 const leastCoverage = 0.6
 
 var (
-	reReason   = regexp.MustCompile(`(?i)\b(?:because|since|due to|owing to|so that|so|therefore|until|unless|reason|hold|holds|held|holding|wait|waits|waiting|awaiting|closed|failed|fails|missing|blocked|rejected|declined|bounced|returned to|cannot|could not|unable|not been|has not|did not|without|lost|damaged|expired|wrong|incorrect)\b`)
+	reReason   = regexp.MustCompile(`(?i)\b(?:because|since (?:the|we|it|they|there|this|that|our|no|your|his|her)|due to|owing to|so that|so|therefore|until|unless|reason|hold|holds|held|holding|wait|waits|waiting|awaiting|closed|failed|fails|missing|blocked|rejected|declined|bounced|returned to|cannot|could not|unable|not been|has not|did not|without|lost|damaged|expired|wrong|incorrect)\b`)
 	reDuration = regexp.MustCompile(`(?i)\b(?:minutes?|hours?|days?|weeks?|months?|years?)\b`)
 )
 
