@@ -7,12 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 	"time"
 
-	cedar "github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
 
 	"github.com/atlas-mcp/atlas"
@@ -94,36 +92,15 @@ type evaluation struct {
 	lost    map[string]struct{} // arguments without Cedar form
 	context types.Record
 	built   bool
+	caller  *oneEntity
 
 	everything bool // convert every argument, for an explanation
 }
 
-// A scopeMatch holds the rules whose subject, action and resource match.
+// A scopeMatch holds the rules whose subject, action and resource match, sorted by id.
 type scopeMatch struct {
 	scope string
-	rules candidates
-}
-
-// candidates are the rules that one Cedar decision is made from.
-type candidates []*rule
-
-// All makes candidates a [cedar.PolicyIterator].
-func (c candidates) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
-	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) {
-		for _, r := range c {
-			if !yield(r.policyID, r.policy) {
-				return
-			}
-		}
-	}
-}
-
-// onePolicy is a [cedar.PolicyIterator] over a single policy.
-type onePolicy struct{ policy *cedar.Policy }
-
-// All yields the policy.
-func (o onePolicy) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
-	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) { yield("", o.policy) }
+	rules []*rule
 }
 
 var (
@@ -167,7 +144,10 @@ func (e *Engine) match(call atlas.Call) (*evaluation, error) {
 		ev.info = &toolInfo{tool: call.Tool, open: true}
 	}
 	ev.resource = resourceOf(&call)
-	ev.refused = e.refusal(&call, ev.resource)
+	ev.refused = refusal(call.Principal, call.Tenant, call.Tool)
+	if ev.refused == "" && climbs(ev.resource) {
+		ev.refused = "the resource holds a . or .. segment"
+	}
 	ev.matches = make([]scopeMatch, len(call.Tool.Scopes))
 	for i, scope := range call.Tool.Scopes {
 		ev.matches[i] = scopeMatch{scope: scope, rules: e.candidates(call.Principal, scope, ev.resource)}
@@ -187,35 +167,42 @@ func resourceOf(call *atlas.Call) string {
 	return "tenant:" + string(call.Tenant) + "/" + below
 }
 
-// refusal says why no rule can allow the call; it is empty if one can.
-func (e *Engine) refusal(call *atlas.Call, resource string) string {
-	switch p := call.Principal; {
-	case call.Tenant == "":
+// refusal says why no rule can allow the caller to use the tool; it is empty if one can.
+func refusal(p *atlas.Principal, tenant atlas.TenantID, t *atlas.Tool) string {
+	switch {
+	case tenant == "":
 		return "the call has no tenant"
-	case call.Tenant != p.Tenant && !p.HasScope(atlas.ScopeImpersonate):
+	case tenant != p.Tenant && !p.HasScope(atlas.ScopeImpersonate):
 		// The edge has refused this already; here it would be the rules of another tenant.
 		return "the call is for another tenant than the caller's"
-	case len(call.Tool.Scopes) == 0:
+	case len(t.Scopes) == 0:
 		return "the tool has no scopes, so no action can be allowed"
-	case !p.HasScopes(call.Tool.Scopes):
+	case !p.HasScopes(t.Scopes):
 		return "the caller's token lacks scopes of the tool"
-	}
-	for segment := range strings.SplitSeq(resource, "/") {
-		if segment == "." || segment == ".." {
-			return "the resource holds a . or .. segment"
-		}
 	}
 	return ""
 }
 
-// candidates returns the rules whose subject, action and resource match.
-func (e *Engine) candidates(p *atlas.Principal, scope, resource string) candidates {
-	var list candidates
+// climbs reports whether a resource has a "." or ".." segment: a glob would match its text, and a
+// store might follow it to somewhere else.
+func climbs(resource string) bool {
+	for segment := range strings.SplitSeq(resource, "/") {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+// candidates returns the rules whose subject, action and resource match, sorted by id.
+func (e *Engine) candidates(p *atlas.Principal, scope, resource string) []*rule {
+	var list []*rule
 	for _, r := range e.subjectRules(p, scope) {
 		if matchAny(r.resources, resource) {
 			list = append(list, r)
 		}
 	}
+	slices.SortFunc(list, func(a, b *rule) int { return a.index - b.index })
 	return list
 }
 
@@ -421,190 +408,4 @@ func denied(rule string, cause error) *atlas.Error {
 		cause = fmt.Errorf("deny rule %s could not be decided: %w", rule, cause)
 	}
 	return atlas.Errorf(atlas.CodeDeniedByPolicy, cause, "").With("rule", rule)
-}
-
-// ask evaluates the rules of one scope.
-func (ev *evaluation) ask(m scopeMatch) outcome {
-	o := outcome{asked: true}
-	ready := make(candidates, 0, len(m.rules))
-	for _, r := range m.rules {
-		switch holds, err := ev.ready(r); {
-		case err != nil:
-			o.failed(r, err)
-		case holds:
-			ready = append(ready, r)
-		}
-	}
-	if len(ready) == 0 {
-		return o
-	}
-	request, entities := ev.request(m.scope, ready)
-	_, diagnostic := cedar.Authorize(ready, entities, request)
-	// Cedar passes over a policy that ends in an error, also one that forbids.
-	for _, failure := range diagnostic.Errors {
-		if i := slices.IndexFunc(ready, func(r *rule) bool { return r.policyID == failure.PolicyID }); i >= 0 {
-			o.failed(ready[i], errors.New(failure.Message))
-		}
-	}
-	for _, reason := range diagnostic.Reasons {
-		i := slices.IndexFunc(ready, func(r *rule) bool { return r.policyID == reason.PolicyID })
-		if i < 0 {
-			continue
-		}
-		if ready[i].deny {
-			o.deny = smaller(o.deny, ready[i].id)
-		} else {
-			o.allow = smaller(o.allow, ready[i].id)
-		}
-	}
-	return o
-}
-
-// failed notes a rule that could not be decided.
-func (o *outcome) failed(r *rule, err error) {
-	if r.deny && smaller(o.fault, r.id) == r.id {
-		o.fault, o.cause = r.id, err
-	}
-}
-
-// smaller keeps the outcome independent of the order of the rules.
-func smaller(a, b string) string {
-	if a == "" || b < a {
-		return b
-	}
-	return a
-}
-
-// ready reports whether all that stands outside Cedar holds, or why that cannot be said.
-func (ev *evaluation) ready(r *rule) (bool, error) {
-	for i := range r.conditions {
-		if c := &r.conditions[i]; c.needs == 0 && !c.holds(ev.call.Tool, &ev.facts) {
-			return false, nil
-		}
-	}
-	// Before the conditions that need facts: that one of them does not hold must not hide that
-	// another cannot be decided.
-	if r.needs&needFacts != 0 && ev.factsErr != nil {
-		return false, fmt.Errorf("%w: %w", errFacts, ev.factsErr)
-	}
-	if r.needs&needPII != 0 && ev.piiErr != nil {
-		return false, ev.piiErr
-	}
-	for i := range r.conditions {
-		if c := &r.conditions[i]; c.needs != 0 && !c.holds(ev.call.Tool, &ev.facts) {
-			return false, nil
-		}
-	}
-	if r.when != nil && (r.when.reads.allArgs || len(r.when.reads.args) > 0) {
-		ev.build()
-		if len(ev.lost) > 0 {
-			if r.when.reads.allArgs {
-				return false, errLost
-			}
-			for name := range r.when.reads.args {
-				if _, lost := ev.lost[name]; lost {
-					return false, fmt.Errorf("%w: %s", errLost, name)
-				}
-			}
-		}
-	}
-	return true, nil
-}
-
-// request makes the Cedar request for one scope, with as much in it as the rules look at.
-func (ev *evaluation) request(scope string, rules candidates) (cedar.Request, types.EntityGetter) {
-	caller, context := false, false
-	for _, r := range rules {
-		if r.when != nil {
-			caller = caller || r.when.reads.caller
-			context = context || r.when.reads.context
-		}
-	}
-	p := ev.call.Principal
-	request := cedar.Request{
-		Principal: types.NewEntityUID(typePrincipal, types.String(p.Subject)),
-		Action:    types.NewEntityUID(typeAction, types.String(scope)),
-		Resource:  types.NewEntityUID(typeResource, types.String(ev.resource)),
-	}
-	if context {
-		ev.build()
-		request.Context = ev.context
-	}
-	if !caller {
-		return request, nil
-	}
-	return request, oneEntity{UID: request.Principal, Attributes: types.NewRecord(types.RecordMap{
-		"subject":   types.String(p.Subject),
-		"tenant":    types.String(p.Tenant),
-		"delegator": types.String(p.Delegator),
-		"roles":     stringSet(p.Roles),
-		"scopes":    stringSet(p.Scopes),
-	})}
-}
-
-// oneEntity is an entity store that holds the caller only.
-type oneEntity types.Entity
-
-// Get returns the entity if it is the one.
-func (e oneEntity) Get(uid types.EntityUID) (types.Entity, bool) {
-	return types.Entity(e), uid == e.UID
-}
-
-// build makes the context record once. Only arguments that some matching rule reads are converted:
-// a file's content need not be hashed to be left alone.
-func (ev *evaluation) build() {
-	if ev.built {
-		return
-	}
-	ev.built = true
-	args := types.RecordMap{}
-	convert := func(name string, v any) {
-		if v == nil {
-			return
-		}
-		s := &shape{}
-		if f, ok := ev.info.args.fields[name]; ok {
-			s = &f.shape
-		}
-		c, err := toCedar(v, s, 0)
-		if err != nil {
-			if ev.lost == nil {
-				ev.lost = map[string]struct{}{}
-			}
-			ev.lost[name] = struct{}{}
-			return
-		}
-		args[types.String(name)] = c
-	}
-	all := ev.everything
-	wanted := map[string]struct{}{}
-	for _, m := range ev.matches {
-		for _, r := range m.rules {
-			if r.when != nil {
-				all = all || r.when.reads.allArgs
-				for name := range r.when.reads.args {
-					wanted[name] = struct{}{}
-				}
-			}
-		}
-	}
-	for name, v := range ev.call.Args.Values {
-		if _, ok := wanted[name]; ok || all {
-			convert(name, v)
-		}
-	}
-	t := ev.call.Tool
-	ev.context = types.NewRecord(types.RecordMap{
-		"tenant": types.String(ev.call.Tenant),
-		"tool": types.NewRecord(types.RecordMap{
-			"name": types.String(t.Name), "level": types.String(t.Level), "source": types.String(t.Source),
-			"reads": types.String(t.Reads), "effects": types.String(t.Effects),
-			"read_only": types.Boolean(t.ReadOnly), "destructive": types.Boolean(t.Destructive),
-		}),
-		"args": types.NewRecord(args),
-		"facts": types.NewRecord(types.RecordMap{
-			"sql": types.String(ev.facts.SQL), "tables": stringSet(ev.facts.Tables),
-			"columns": stringSet(ev.facts.Columns), "pii": stringSet(ev.facts.PII),
-		}),
-	})
 }

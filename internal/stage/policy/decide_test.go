@@ -87,7 +87,7 @@ func TestWhenSeesTheCall(t *testing.T) {
 		`action == Action::"tool:crm:read"`:              false,
 		`resource == Resource::"tenant:acme/pay/refund"`: true,
 		`context.tenant == "acme"`:                       true,
-		`context.tool.name == "refund" && context.tool.level == "atomic" && context.tool.destructive`: false, // level is empty
+		`context.tool.name == "refund" && context.tool.level == "atomic" && context.tool.destructive`: true,
 		`context.tool.source == "pay" && !context.tool.read_only && context.tool.effects == ""`:       true,
 		`context.args.amount == decimal("5.0")`:                                                       true,
 		`context.args has count && context.args.count == 5`:                                           true,

@@ -195,7 +195,7 @@ func (ev *evaluation) explainRule(r *rule, scope string) (near bool, x RuleExpla
 		stopped := false // a conjunct before was not true; what follows is not asked any more
 		for i := range r.when.parts {
 			part := &r.when.parts[i]
-			holds, err := ev.explainConjunct(r, part, scope)
+			holds, err := ev.explainConjunct(part, scope)
 			switch {
 			case err != nil && !stopped:
 				undecided("when", part.source, err)
@@ -211,7 +211,7 @@ func (ev *evaluation) explainRule(r *rule, scope string) (near bool, x RuleExpla
 		x.Outcome = outcomeNot
 		return true, x
 	}
-	switch o := ev.ask(scopeMatch{scope, candidates{r}}); {
+	switch o := ev.ask(scopeMatch{scope, []*rule{r}}); {
 	case o.deny != "" || o.allow != "":
 		x.Outcome = outcomeHolds
 	case o.fault != "":
@@ -222,7 +222,7 @@ func (ev *evaluation) explainRule(r *rule, scope string) (near bool, x RuleExpla
 	return true, x
 }
 
-func (ev *evaluation) explainConjunct(r *rule, p *part, scope string) (bool, error) {
+func (ev *evaluation) explainConjunct(p *part, scope string) (bool, error) {
 	switch {
 	case p.reads.needs&needFacts != 0 && ev.factsErr != nil:
 		return false, ev.factsErr
@@ -234,7 +234,7 @@ func (ev *evaluation) explainConjunct(r *rule, p *part, scope string) (bool, err
 			return false, fmt.Errorf("%w: %s", errLost, name)
 		}
 	}
-	return ev.conjunct(r, p, scope)
+	return ev.eval(p.policy, &p.reads, scope)
 }
 
 func texts(globs []glob) string {

@@ -61,8 +61,7 @@ type rule struct {
 	conditions []condition
 	when       *when
 	needs      needs
-	policy     *cedar.Policy
-	policyID   cedar.PolicyID
+	policy     *cedar.Policy // permits when the when is true
 }
 
 // Load compiles the rules of a file. The error is a *[LoadError] with every mistake of the file;
@@ -78,6 +77,7 @@ func Load(name string, data []byte, deps Deps) (*Engine, error) {
 		infos = append(infos, info)
 		e.tools[t] = info
 	}
+	names := actionNames(infos)
 	seen := map[string]place{}
 	for i := range rules {
 		text := &rules[i]
@@ -86,10 +86,14 @@ func Load(name string, data []byte, deps Deps) (*Engine, error) {
 		} else {
 			seen[text.id.value] = text.id.at
 		}
-		if compiled := compileRule(text, infos, deps, r); compiled != nil {
-			compiled.index = len(e.rules)
+		if compiled := compileRule(text, infos, names, deps, r); compiled != nil {
 			e.rules = append(e.rules, compiled)
 		}
+	}
+	// By id: then the order in the file cannot matter anywhere.
+	slices.SortFunc(e.rules, func(a, b *rule) int { return strings.Compare(a.id, b.id) })
+	for i, compiled := range e.rules {
+		compiled.index = i
 	}
 	if len(r.problems) > 0 {
 		return nil, &LoadError{File: name, Problems: sortProblems(r.problems)}
@@ -115,10 +119,10 @@ func Load(name string, data []byte, deps Deps) (*Engine, error) {
 	return e, nil
 }
 
-func compileRule(t *ruleText, tools []*toolInfo, deps Deps, r *report) *rule {
+func compileRule(t *ruleText, tools []*toolInfo, names []string, deps Deps, r *report) *rule {
 	id := t.id.value
 	before := len(r.problems)
-	c := &rule{id: id, policyID: cedar.PolicyID(id), deny: t.deny, at: t.id.at}
+	c := &rule{id: id, deny: t.deny, at: t.id.at}
 	c.subjects = compilePatterns(t.subjects, "subject", subjectSep, checkSubject, id, r)
 	c.actions = compilePatterns(t.actions, "action", actionSep, nil, id, r)
 	c.resources = compilePatterns(t.resources, "resource", resourceSep, checkResource, id, r)
@@ -126,16 +130,13 @@ func compileRule(t *ruleText, tools []*toolInfo, deps Deps, r *report) *rule {
 	for _, condition := range c.conditions {
 		c.needs |= condition.needs
 	}
-	policy := ast.Permit()
-	if c.deny {
-		policy = ast.Forbid()
-	}
+	policy := ast.Permit() // a deny rule too: see eval
 	if t.when.value != "" {
 		if c.when = parseWhen(t.when, id, r); c.when != nil {
 			c.needs |= c.when.reads.needs
 			policy = policy.When(ast.NewNode(c.when.node))
 			if len(r.problems) == before {
-				checkWhen(c.when, c.actions, tools, id, r)
+				checkWhen(c.when, c.actions, tools, names, id, r)
 			}
 		}
 	}
@@ -145,8 +146,8 @@ func compileRule(t *ruleText, tools []*toolInfo, deps Deps, r *report) *rule {
 	c.policy = cedar.NewPolicyFromAST((*cedarast.Policy)(policy))
 	if len(tools) > 0 {
 		for i, g := range c.actions {
-			if !slices.ContainsFunc(tools, func(info *toolInfo) bool { return slices.ContainsFunc(info.tool.Scopes, g.match) }) {
-				r.warn(t.actions[i].at, id, suggest(g.text, actionNames(tools)), "no tool has a scope that action %q matches", g.text)
+			if !slices.ContainsFunc(names, g.match) {
+				r.warn(t.actions[i].at, id, suggest(g.text, names), "no tool has a scope that action %q matches", g.text)
 			}
 		}
 	}

@@ -122,6 +122,16 @@ func load(t testing.TB, text string, ts map[string]*atlas.Tool) *policy.Engine {
 	return e
 }
 
+// readDefault returns the policy that is shipped.
+func readDefault(t testing.TB) string {
+	t.Helper()
+	data, err := os.ReadFile("../../../config/policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
 func fakePII(raw []byte) []string {
 	var kinds []string
 	if strings.Contains(string(raw), "@") {
@@ -143,12 +153,8 @@ func decide(t testing.TB, e *policy.Engine, call atlas.Call) policy.Decision {
 }
 
 func TestDefaultPolicy(t *testing.T) {
-	data, err := os.ReadFile("../../../config/policy.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	ts := tools()
-	e := load(t, string(data), ts)
+	e := load(t, readDefault(t), ts)
 	for _, w := range e.Warnings() {
 		t.Errorf("warning: %+v", w)
 	}

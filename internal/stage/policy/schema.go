@@ -113,10 +113,12 @@ type toolInfo struct {
 	tool *atlas.Tool
 	args shape // kindRecord if the input schema names its properties
 	open bool  // the schema says too little to know which arguments there are
+
+	record types.Record // context.tool
 }
 
 func inform(t *atlas.Tool) *toolInfo {
-	info := &toolInfo{tool: t}
+	info := &toolInfo{tool: t, record: toolRecord(t)}
 	info.args, _, _ = shapeOf(t.Input, 0)
 	if info.args.kind != kindRecord {
 		// {"type":"object"} without properties has no arguments only if it says so.
@@ -227,7 +229,7 @@ const (
 
 // checkWhen checks the expression's arguments and types against every tool that the rule's actions
 // match. Tools whose schemas say too little about what the expression reads are left out.
-func checkWhen(w *when, actions []glob, tools []*toolInfo, rule string, r *report) {
+func checkWhen(w *when, actions []glob, tools []*toolInfo, names []string, rule string, r *report) {
 	var matched []*toolInfo
 	for _, info := range tools {
 		if slices.ContainsFunc(info.tool.Scopes, func(s string) bool {
@@ -240,7 +242,7 @@ func checkWhen(w *when, actions []glob, tools []*toolInfo, rule string, r *repor
 		return
 	}
 	if len(w.reads.args) == 0 && !w.reads.allArgs {
-		checkTypes(w, &shape{kind: kindRecord}, actionNames(tools), "", rule, r)
+		checkTypes(w, &shape{kind: kindRecord}, names, "", rule, r)
 		return
 	}
 	done := map[string]bool{}
@@ -255,7 +257,7 @@ func checkWhen(w *when, actions []glob, tools []*toolInfo, rule string, r *repor
 			continue
 		}
 		done[b.String()] = true
-		if !checkTypes(w, args, actionNames(tools), info.tool.Name, rule, r) {
+		if !checkTypes(w, args, names, info.tool.Name, rule, r) {
 			return // the same mistake for the next tool would say nothing new
 		}
 	}
@@ -341,9 +343,9 @@ var (
 	forAction  = regexp.MustCompile(` in context for Action::"[^"]*"`)
 )
 
-// checkTypes runs Cedar's type checker with the given arguments. It reports at most one mistake
+// checkTypes runs Cedar's type checker with the given arguments and the scopes of all tools, sorted. It reports at most one mistake
 // for each message of the checker, and whether there was none.
-func checkTypes(w *when, args *shape, actions []string, tool, rule string, r *report) bool {
+func checkTypes(w *when, args *shape, scopes []string, tool, rule string, r *report) bool {
 	text, set, boolean := resolved.StringType{}, resolved.SetType{Element: resolved.StringType{}}, resolved.BoolType{}
 	record := func(typ resolved.IsType, names ...string) resolved.RecordType {
 		out := resolved.RecordType{}
@@ -374,25 +376,22 @@ func checkTypes(w *when, args *shape, actions []string, tool, rule string, r *re
 			"tenant": {Type: text}, "tool": {Type: toolType}, "facts": {Type: facts}, "args": {Type: args.recordType()},
 		},
 	}
-	// Only the actions that the expression names apply, and one for all others: whatever it says
-	// about an action is then checked both ways, at a cost that does not grow with the tools.
-	declare := func(uid types.EntityUID, applies *resolved.AppliesTo) {
+	// Only the actions that the expression names are declared, and one for all others: whatever it
+	// says about an action is then checked both ways, at a cost that does not grow with the tools.
+	declare := func(uid types.EntityUID) {
 		schema.Actions[uid] = resolved.Action{Entity: types.Entity{UID: uid}, AppliesTo: applies}
-	}
-	for _, name := range actions {
-		declare(types.NewEntityUID(typeAction, types.String(name)), nil)
 	}
 	ast.Inspect(ast.NewNode(w.node), func(n ast.IsNode) bool {
 		if v, ok := n.(ast.NodeValue); ok {
 			if uid, ok := v.Value.(types.EntityUID); ok && uid.Type == typeAction {
-				if _, known := schema.Actions[uid]; known || len(actions) == 0 { // without tools any may be meant
-					declare(uid, applies)
+				if _, known := slices.BinarySearch(scopes, string(uid.ID)); known || len(scopes) == 0 { // without tools any may be meant
+					declare(uid)
 				}
 			}
 		}
 		return true
 	})
-	declare(types.NewEntityUID(typeAction, "*"), applies)
+	declare(types.NewEntityUID(typeAction, "*"))
 	policy := ast.Permit().When(ast.NewNode(w.node))
 	err := validate.New(schema).Policy("", policy)
 	if err == nil {

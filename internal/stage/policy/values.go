@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go/types"
+
+	"github.com/atlas-mcp/atlas"
 )
 
 var errNoCedarForm = errors.New("has no Cedar form")
@@ -98,3 +100,22 @@ func stringSet(list []string) types.Set {
 	}
 	return types.NewSet(values...)
 }
+
+// toolRecord is what a when sees of a tool.
+func toolRecord(t *atlas.Tool) types.Record {
+	return types.NewRecord(types.RecordMap{
+		"name": types.String(t.Name), "level": types.String(t.Level), "source": types.String(t.Source),
+		"reads": types.String(t.Reads), "effects": types.String(t.Effects),
+		"read_only": types.Boolean(t.ReadOnly), "destructive": types.Boolean(t.Destructive),
+	})
+}
+
+// factsRecord is what a when sees of the facts.
+func factsRecord(f *atlas.Facts) types.Record {
+	return types.NewRecord(types.RecordMap{
+		"sql": types.String(f.SQL), "tables": stringSet(f.Tables),
+		"columns": stringSet(f.Columns), "pii": stringSet(f.PII),
+	})
+}
+
+var noFacts = factsRecord(&atlas.Facts{})

@@ -1,9 +1,7 @@
 package policy
 
 import (
-	"strings"
-
-	cedar "github.com/cedar-policy/cedar-go"
+	"strconv"
 
 	"github.com/atlas-mcp/atlas"
 )
@@ -14,10 +12,37 @@ const maxVisible = 8192
 
 // A visibleKey is all that the answer of Visible depends on, besides the rules.
 type visibleKey struct {
-	tool    *atlas.Tool
-	tenant  atlas.TenantID
-	roles   string
-	subject string // empty if no rule names a user
+	tool   *atlas.Tool
+	tenant atlas.TenantID
+	caller string
+}
+
+// callerKey writes what the rules may look at of a caller. Lengths keep one list of names from
+// reading like another.
+func (e *Engine) callerKey(p *atlas.Principal) string {
+	if !e.byUser && !e.byCaller && len(p.Roles) == 1 {
+		return p.Roles[0]
+	}
+	b := make([]byte, 0, 128)
+	add := func(s string) {
+		b = strconv.AppendInt(b, int64(len(s)), 10)
+		b = append(append(b, ':'), s...)
+	}
+	for _, r := range p.Roles {
+		add(r)
+	}
+	if e.byUser || e.byCaller {
+		b = append(b, '|')
+		add(p.Subject)
+	}
+	if e.byCaller {
+		add(string(p.Tenant))
+		add(p.Delegator)
+		for _, s := range p.Scopes {
+			add(s)
+		}
+	}
+	return string(b)
 }
 
 // Visible reports whether the principal could be allowed to call the tool for the tenant with some
@@ -28,31 +53,21 @@ func (e *Engine) Visible(p *atlas.Principal, tenant atlas.TenantID, t *atlas.Too
 	if p == nil || t == nil {
 		return false
 	}
-	call := atlas.Call{Name: t.Name, Tool: t, Principal: p, Tenant: tenant}
-	if e.refusal(&call, "") != "" {
+	if refusal(p, tenant, t) != "" {
 		return false
 	}
-	// Scopes and delegator may differ from one token of a subject to the next, and tools that the
-	// engine was not told about would be kept alive.
-	if e.byCaller || e.tools[t] == nil {
-		return e.couldAllow(&call)
+	call := func() *atlas.Call { return &atlas.Call{Name: t.Name, Tool: t, Principal: p, Tenant: tenant} }
+	if e.tools[t] == nil { // not ours: remembering it would keep it alive
+		return e.couldAllow(call())
 	}
-	key := visibleKey{tool: t, tenant: tenant}
-	if len(p.Roles) == 1 {
-		key.roles = p.Roles[0]
-	} else {
-		key.roles = strings.Join(p.Roles, "\x00")
-	}
-	if e.byUser {
-		key.subject = p.Subject
-	}
+	key := visibleKey{tool: t, tenant: tenant, caller: e.callerKey(p)}
 	e.visible.Lock()
 	known, ok := e.visible.known[key]
 	e.visible.Unlock()
 	if ok {
 		return known
 	}
-	could := e.couldAllow(&call)
+	could := e.couldAllow(call())
 	e.visible.Lock()
 	if len(e.visible.known) >= maxVisible {
 		clear(e.visible.known)
@@ -119,7 +134,7 @@ func (ev *evaluation) withoutArgs(r *rule, scope string, fixed bool) (could, mus
 		}
 		// One conjunct that is false or fails for all arguments keeps the whole from being true. A
 		// deny rule that fails denies, unless a conjunct before it is false.
-		holds, err := ev.conjunct(r, p, scope)
+		holds, err := ev.eval(p.policy, &p.reads, scope)
 		if err != nil {
 			if !r.deny {
 				return false, false
@@ -132,19 +147,3 @@ func (ev *evaluation) withoutArgs(r *rule, scope string, fixed bool) (could, mus
 	}
 	return true, must
 }
-
-// conjunct evaluates one part of a when.
-func (ev *evaluation) conjunct(r *rule, p *part, scope string) (bool, error) {
-	request, entities := ev.request(scope, candidates{r})
-	decision, diagnostic := cedar.Authorize(onePolicy{p.policy}, entities, request)
-	if len(diagnostic.Errors) > 0 {
-		return false, errorText(diagnostic.Errors[0].Message)
-	}
-	return decision == cedar.Allow, nil
-}
-
-// errorText is a message of Cedar's.
-type errorText string
-
-// Error returns the message.
-func (e errorText) Error() string { return string(e) }
