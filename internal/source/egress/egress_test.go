@@ -126,6 +126,13 @@ func (w *web) answer(q []byte) []byte {
 	return append(reply, addr.AsSlice()...)
 }
 
+// point lets a name resolve to addresses.
+func (w *web) point(name string, addrs ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.names[name] = addrs
+}
+
 // guard returns a guard that may reach loopback at the server's port.
 func (w *web) guard(allow string, change ...func(*egress.Config)) *egress.Guard {
 	w.t.Helper()
@@ -173,7 +180,7 @@ func wantCode(t *testing.T, err error, code atlas.Code) {
 
 func TestReachesWhatIsAllowed(t *testing.T) {
 	w := newWeb(t, nil)
-	w.names["api.example.com"] = []string{"127.0.0.1"}
+	w.point("api.example.com", "127.0.0.1")
 	g := w.guard(`acme: ["*.example.com"]`)
 	for _, host := range []string{"api.example.com", "API.Example.Com", "api.example.com."} {
 		if body, err := get(t, g, "acme", w.url(host, "/")); err != nil || body != "hello" {
@@ -315,7 +322,7 @@ func TestForbiddenAddresses(t *testing.T) {
 		"2002:7f00:1::", "2001::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254",
 	} {
 		host := "h" + strconv.Itoa(i) + ".example.com"
-		w.names[host] = []string{addr}
+		w.point(host, addr)
 		_, err := get(t, g, "acme", w.url(host, "/"))
 		wantCode(t, err, atlas.CodeHostNotAllowed)
 		got, want := atlas.ErrorOf(err).Failure("r"), atlas.ErrorOf(off).Failure("r")
@@ -343,7 +350,7 @@ func TestMetadataStaysShut(t *testing.T) {
 		"64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1",
 	} {
 		host := "m" + strconv.Itoa(i) + ".example.com"
-		w.names[host] = []string{addr}
+		w.point(host, addr)
 		_, err := get(t, g, "acme", w.url(host, "/"))
 		wantCode(t, err, atlas.CodeHostNotAllowed)
 	}
@@ -353,7 +360,7 @@ func TestRebinding(t *testing.T) {
 	w := newWeb(t, nil)
 	// The first look-up gives a harmless address, each later one the target: whoever checks first and
 	// connects later is fooled.
-	w.names["rebind.example.com"] = []string{"93.184.216.34", "127.0.0.1"}
+	w.point("rebind.example.com", "93.184.216.34", "127.0.0.1")
 	g := w.guard(`acme: [rebind.example.com]`, func(c *egress.Config) { c.AllowAddresses = nil })
 	if addrs, err := w.resolver.LookupHost(t.Context(), "rebind.example.com"); err != nil || addrs[0] != "93.184.216.34" {
 		t.Fatal(addrs, err)
@@ -392,9 +399,9 @@ func TestRedirects(t *testing.T) {
 			_, _ = io.WriteString(rw, "arrived")
 		}
 	})
-	w.names["api.example.com"] = []string{"127.0.0.1"}
-	w.names["other.example.com"] = []string{"127.0.0.1"}
-	w.names["bad.example.com"] = []string{"10.0.0.1"}
+	w.point("api.example.com", "127.0.0.1")
+	w.point("other.example.com", "127.0.0.1")
+	w.point("bad.example.com", "10.0.0.1")
 	g := w.guard(`acme: [api.example.com, bad.example.com]`)
 	for path, want := range map[string]atlas.Code{
 		"/metadata": atlas.CodeHostNotAllowed, "/plain": atlas.CodeHostNotAllowed, "/file": atlas.CodeHostNotAllowed,
@@ -415,7 +422,7 @@ func TestWritesAreNotRedirected(t *testing.T) {
 	w = newWeb(t, func(rw http.ResponseWriter, r *http.Request) {
 		http.Redirect(rw, r, "/elsewhere", http.StatusTemporaryRedirect)
 	})
-	w.names["api.example.com"] = []string{"127.0.0.1"}
+	w.point("api.example.com", "127.0.0.1")
 	g := w.guard(`acme: [{host: api.example.com, methods: [POST]}]`)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url("api.example.com", "/"), strings.NewReader("{}"))
 	if err != nil {
@@ -433,7 +440,7 @@ func TestWritesAreNotRedirected(t *testing.T) {
 
 func TestNothingOfOursLeaves(t *testing.T) {
 	w := newWeb(t, func(rw http.ResponseWriter, _ *http.Request) { rw.Header().Set("Set-Cookie", "a=b") })
-	w.names["api.example.com"] = []string{"127.0.0.1"}
+	w.point("api.example.com", "127.0.0.1")
 	g := w.guard(`acme: [api.example.com]`)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url("api.example.com", "/"), nil)
 	if err != nil {
@@ -473,7 +480,7 @@ func TestNothingOfOursLeaves(t *testing.T) {
 func TestProxyOfTheEnvironmentIsIgnored(t *testing.T) {
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
 	w := newWeb(t, nil)
-	w.names["api.example.com"] = []string{"127.0.0.1"}
+	w.point("api.example.com", "127.0.0.1")
 	if _, err := get(t, w.guard(`acme: [api.example.com]`), "acme", w.url("api.example.com", "/")); err != nil {
 		t.Error(err)
 	}
@@ -497,7 +504,7 @@ func TestSizeIsCountedAfterDecompression(t *testing.T) {
 		}
 		_, _ = rw.Write(make([]byte, n))
 	})
-	w.names["api.example.com"] = []string{"127.0.0.1"}
+	w.point("api.example.com", "127.0.0.1")
 	g := w.guard(`acme: [api.example.com]`, func(c *egress.Config) { c.MaxBytes = 1000 })
 	body, err := get(t, g, "acme", w.url("api.example.com", "/bomb"))
 	wantCode(t, err, atlas.CodeTooLarge)
@@ -521,7 +528,7 @@ func TestTimeIsCapped(t *testing.T) {
 		}
 	})
 	t.Cleanup(func() { close(release) })
-	w.names["api.example.com"] = []string{"127.0.0.1"}
+	w.point("api.example.com", "127.0.0.1")
 	g := w.guard(`acme: [api.example.com]`, func(c *egress.Config) { c.Timeout = 50 * time.Millisecond })
 	_, err := get(t, g, "acme", w.url("api.example.com", "/"))
 	var timeout net.Error
@@ -532,7 +539,7 @@ func TestTimeIsCapped(t *testing.T) {
 
 func TestCertificatesAreChecked(t *testing.T) {
 	w := newWeb(t, nil)
-	w.names["www.other.test"] = []string{"127.0.0.1"} // the certificate is for example.com
+	w.point("www.other.test", "127.0.0.1") // the certificate is for example.com
 	_, err := get(t, w.guard(`acme: ["*.other.test"]`), "acme", w.url("www.other.test", "/"))
 	var bad *tls.CertificateVerificationError
 	if !errors.As(err, &bad) {

@@ -130,6 +130,11 @@ func (f *Fetcher) Fetch(ctx context.Context, tenant atlas.TenantID, r source.Req
 		return out, nil
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, f.cfg.MaxBytes+1))
+	if err == nil {
+		// A server that sees the connection closing may end its answer early, and its end may still
+		// arrive: half an answer must not pass for a whole one.
+		err = ctx.Err()
+	}
 	if err != nil {
 		return source.Response{}, failure(err)
 	}
