@@ -240,16 +240,9 @@ func (c *checker) sentence(text string) SentenceCheck {
 func (c *checker) harmless(facts []fact.Fact) bool {
 	asked := fact.Words(c.scope.Question)
 	for _, f := range facts {
-		switch f.Kind {
-		case fact.KindID:
-			if !slices.Contains(c.scope.IDs, f.Value) {
-				return false
-			}
-		case fact.KindName, fact.KindStatus:
-			if !slices.Contains(asked, strings.ToLower(f.Text)) {
-				return false
-			}
-		default:
+		ok := f.Kind == fact.KindID && slices.Contains(c.scope.IDs, f.Value) ||
+			(f.Kind == fact.KindName || f.Kind == fact.KindStatus) && slices.Contains(asked, strings.ToLower(f.Text))
+		if !ok {
 			return false
 		}
 	}

@@ -139,8 +139,10 @@ func (r *run) afford(ctx context.Context) bool {
 		name string
 		out  bool
 	}{
-		{"wall_clock", ctx.Err() != nil}, {"tokens_in", r.usage.TokensIn >= r.cfg.TokensIn},
-		{"tokens_out", r.usage.TokensOut >= r.cfg.TokensOut}, {"usd", r.usage.USD >= r.cfg.USD},
+		{"wall_clock", ctx.Err() != nil},
+		{"tokens_in", r.usage.TokensIn >= r.cfg.TokensIn},
+		{"tokens_out", r.usage.TokensOut >= r.cfg.TokensOut},
+		{"usd", r.usage.USD >= r.cfg.USD},
 	} {
 		if b.out {
 			r.exceed(b.name)
@@ -180,11 +182,11 @@ func (r *run) answer(ctx context.Context) error {
 	}
 
 	draft, checked := r.synthesize(ctx, sources, scope, "", nil)
-	verdict := r.critique(ctx, sources, scope, draft, checked)
+	verdict := r.critique(ctx, sources, scope, checked)
 	if !verdict.Approved && len(verdict.RevisionHints) > 0 && r.afford(ctx) {
 		// One revision. It counts only if it is better: more sentences standing, or approved.
-		draft2, checked2 := r.synthesize(ctx, sources, scope, draft, verdict.RevisionHints)
-		v2 := r.critique(ctx, sources, scope, draft2, checked2)
+		_, checked2 := r.synthesize(ctx, sources, scope, draft, verdict.RevisionHints)
+		v2 := r.critique(ctx, sources, scope, checked2)
 		if v2.Approved || checked2.Answered && !checked.Answered || dropped(checked2) < dropped(checked) && checked2.Answered {
 			checked, verdict = checked2, v2
 		}

@@ -20,10 +20,10 @@ var (
 )
 
 // critique judges a checked draft: what code can tell comes first, then the model's opinion.
-func (r *run) critique(ctx context.Context, sources []Source, scope Scope, draft string, checked Checked) Verdict {
+func (r *run) critique(ctx context.Context, sources []Source, scope Scope, checked Checked) Verdict {
 	v := Verdict{Issues: []string{}, RevisionHints: []string{}}
 	r.agent("critic", "checking the draft", func() string {
-		v = r.judge(ctx, sources, scope, draft, checked)
+		v = r.judge(ctx, sources, scope, checked)
 		if v.Approved {
 			return "approve"
 		}
@@ -32,7 +32,7 @@ func (r *run) critique(ctx context.Context, sources []Source, scope Scope, draft
 	return v
 }
 
-func (r *run) judge(ctx context.Context, sources []Source, scope Scope, draft string, checked Checked) Verdict {
+func (r *run) judge(ctx context.Context, sources []Source, scope Scope, checked Checked) Verdict {
 	v := Verdict{Issues: []string{}, RevisionHints: []string{}}
 	issue := func(hint, format string, args ...any) {
 		v.Issues = append(v.Issues, fmt.Sprintf(format, args...))

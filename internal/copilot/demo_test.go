@@ -1,6 +1,7 @@
 package copilot_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -40,9 +41,7 @@ func demoCompany(t *testing.T, tenant atlas.TenantID) *company {
 	rows := func(docs []source.Document) (out []row) {
 		for _, d := range docs {
 			r := row{"id": d.ID, "title": d.Title, "body": d.Body, "url": d.URL}
-			for k, v := range d.Attrs {
-				r[k] = v
-			}
+			maps.Copy(r, d.Attrs)
 			out = append(out, r)
 		}
 		return out

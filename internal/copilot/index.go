@@ -78,24 +78,16 @@ func (s *indexed) speaksOf(stem string) bool {
 
 // bears reports whether the source bears out a fact of a sentence with the given text.
 func (s *indexed) bears(f fact.Fact, text string) bool {
-	switch f.Kind {
-	case fact.KindName:
+	if f.Kind == fact.KindName || f.Kind == fact.KindCode && s.words[f.Value] {
 		return s.words[f.Value]
-	case fact.KindStatus:
+	}
+	if f.Kind == fact.KindStatus {
 		negated := negatedAt(text, f.Pos)
-		for _, u := range s.units {
-			for _, w := range wordsAt(u.text) {
-				if fact.Stem(w.text) == f.Value && negatedAt(u.text, w.pos) == negated {
-					return true
-				}
-			}
-		}
-		return false
-	case fact.KindCode:
-		if s.words[f.Value] {
-			return true
-		}
-	default:
+		return slices.ContainsFunc(s.units, func(u unit) bool {
+			return slices.ContainsFunc(wordsAt(u.text), func(w wordAt) bool {
+				return fact.Stem(w.text) == f.Value && negatedAt(u.text, w.pos) == negated
+			})
+		})
 	}
 	return slices.ContainsFunc(s.units, func(u unit) bool {
 		return slices.ContainsFunc(u.facts, func(e fact.Fact) bool { return fact.Supports(e, f) })

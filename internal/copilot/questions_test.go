@@ -22,10 +22,10 @@ func newCopilot(t *testing.T, tools copilot.Tools, model copilot.Model, mem copi
 }
 
 type questionCase struct {
-	line                    int
-	tenant, question        string
-	want, not, cites        []string
-	approved, answered, all bool
+	line               int
+	tenant, question   string
+	want, not, cites   []string
+	approved, answered bool
 }
 
 // readCases reads testdata/questions.txt: blocks of "key: value" lines.
@@ -35,7 +35,7 @@ func readCases(t *testing.T) []questionCase {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	t.Cleanup(func() { _ = f.Close() }) // read only
 	var out []questionCase
 	sc := bufio.NewScanner(f)
 	for n := 1; sc.Scan(); n++ {

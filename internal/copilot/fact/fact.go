@@ -191,29 +191,24 @@ func opens(before string) bool {
 // with any year, never the other way round; an amount without currency by one of any currency.
 func Supports(evidence, claim Fact) bool {
 	if claim.Kind != evidence.Kind {
-		// A bare count may be part of a duration ("5" of "5 business day"), not the reverse.
 		return false
 	}
 	if claim.Value == evidence.Value {
 		return true
 	}
-	switch claim.Kind {
-	case KindDate:
+	if claim.Kind == KindDate {
 		if y, md, ok := strings.Cut(claim.Value, "-"); ok && y == "" {
 			return strings.HasSuffix(evidence.Value, "-"+md) && len(evidence.Value) >= len("-01-02")
 		}
 		return len(claim.Value) == len("2026-11") && strings.HasPrefix(evidence.Value, claim.Value+"-")
-	case KindAmount:
-		cn, cc, _ := strings.Cut(claim.Value, " ")
-		en, ec, _ := strings.Cut(evidence.Value, " ")
-		return cn == en && (cc == "" || ec == "" || cc == ec)
-	case KindNumber:
-		cn, cu, _ := strings.Cut(claim.Value, " ")
-		en, _, _ := strings.Cut(evidence.Value, " ")
-		return cu == "" && cn == en
-	default:
-		return false
 	}
+	number, unit, _ := strings.Cut(claim.Value, " ")
+	hasNumber, hasUnit, _ := strings.Cut(evidence.Value, " ")
+	if claim.Kind == KindAmount {
+		return number == hasNumber && (unit == "" || hasUnit == "" || unit == hasUnit)
+	}
+	// A bare number may be that of a duration ("5" of "5 business days"), not the reverse.
+	return claim.Kind == KindNumber && unit == "" && number == hasNumber
 }
 
 func date(y, m, d string) string {
@@ -282,9 +277,9 @@ func unit(qualifier, u string) string {
 	return u
 }
 
-func atoi(s string) int { n, _ := strconv.Atoi(s); return n } //nolint:errcheck // digits by the pattern; out of range is 0
+func atoi(s string) int { n, _ := strconv.Atoi(s); return n }
 
-func atoi64(s string) int64 { n, _ := strconv.ParseInt(s, 10, 64); return n } //nolint:errcheck // as atoi; a clamped value is refused by money
+func atoi64(s string) int64 { n, _ := strconv.ParseInt(s, 10, 64); return n }
 
 // statuses are the words that say how something stands; each must stand in the evidence.
 var statuses = set(`pending delivered shipped refunded cancelled canceled approved declined denied rejected closed opened reopened paid unpaid

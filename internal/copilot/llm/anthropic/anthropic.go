@@ -104,7 +104,7 @@ func (m *Model) Name() string { return "anthropic " + m.cfg.Model }
 // send makes a call, streaming, and retries what waiting may mend. text, if not nil, receives the
 // text as it comes, of a first attempt only: nobody wants to read a draft twice.
 func (m *Model) send(ctx context.Context, params sdk.MessageNewParams, text func(string)) (*sdk.Message, copilot.Usage, error) {
-	params.Model = sdk.Model(m.cfg.Model)
+	params.Model = m.cfg.Model
 	var spent copilot.Usage
 	for attempt := 1; ; attempt++ {
 		msg, begun, err := m.stream(ctx, params, text)

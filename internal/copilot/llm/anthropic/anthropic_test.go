@@ -257,7 +257,10 @@ func sources() []copilot.Source {
 func TestSynthesize(t *testing.T) {
 	t.Parallel()
 	m, a := start(t, turn{blocks: []block{
-		{text: "The refund is pending.", cites: []string{"S1"}}, {text: " "}, {text: "Policy says five business days", cites: []string{"S2", "S1", "S2"}}, {text: ". "},
+		{text: "The refund is pending.", cites: []string{"S1"}},
+		{text: " "},
+		{text: "Policy says five business days", cites: []string{"S2", "S1", "S2"}},
+		{text: ". "},
 		{text: "This cites nothing real.", cites: []string{"S9", "https://evil.example"}},
 	}})
 	var tokens strings.Builder

@@ -168,7 +168,7 @@ func (m *Model) Retrieve(ctx context.Context, req copilot.RetrieveRequest) (copi
 		if c.Type != "tool_use" || msg.StopReason == sdk.StopReasonMaxTokens && i == len(msg.Content)-1 {
 			continue
 		}
-		step.Calls = append(step.Calls, copilot.ToolCall{Tool: c.Name, Args: json.RawMessage(c.Input)})
+		step.Calls = append(step.Calls, copilot.ToolCall{Tool: c.Name, Args: c.Input})
 	}
 	return step, u, nil
 }

@@ -380,7 +380,7 @@ func (e *evidence) when(p part) []string {
 			stem := fact.Stem(w)
 			names := []string{w + "_at", w + "_on", w + "_date", stem + "ed_at"}
 			for k, v := range dateFields {
-				if fact.Stem(k) == stem && !(k == "order" && w != "ordered") {
+				if fact.Stem(k) == stem && (k != "order" || w == "ordered") {
 					names = append(names, v...)
 				}
 			}

@@ -62,17 +62,10 @@ func (*Model) Critique(_ context.Context, req copilot.CritiqueRequest) (copilot.
 		}
 	}
 	for _, p := range parts(req.Question, req.Plan.IDs) {
-		switch p.ask {
-		case askHowLong:
-			lacks(!duration && !facts[fact.KindDate], "a duration")
-		case askWhen:
-			lacks(!facts[fact.KindDate] && !duration, "a date")
-		case askHowMuch:
-			lacks(!facts[fact.KindAmount] && !facts[fact.KindNumber], "an amount")
-		case askHowMany:
-			lacks(!facts[fact.KindNumber], "a number")
-		default:
-		}
+		lacks(p.ask == askHowLong && !duration && !facts[fact.KindDate], "a duration")
+		lacks(p.ask == askWhen && !facts[fact.KindDate] && !duration, "a date")
+		lacks(p.ask == askHowMuch && !facts[fact.KindAmount] && !facts[fact.KindNumber], "an amount")
+		lacks(p.ask == askHowMany && !facts[fact.KindNumber], "a number")
 	}
 	return o, copilot.Usage{}, nil
 }

@@ -72,24 +72,11 @@ func (e *evidence) rate(p part, eligible func(copilot.Source) bool) []quote {
 			if own == 0 {
 				q.score *= 0.5
 			}
-			switch p.ask {
-			case askWhy:
-				if q.reason {
-					q.score++
-				}
-			case askHowLong:
-				if !has(text, fact.KindNumber) || !reDuration.MatchString(text) {
-					continue
-				}
-			case askWhen:
-				if !has(text, fact.KindDate) && !reDuration.MatchString(text) {
-					continue
-				}
-			case askHowMuch:
-				if !has(text, fact.KindAmount) && !strings.Contains(text, "%") && !has(text, fact.KindNumber) {
-					continue
-				}
-			default:
+			if p.ask == askWhy && q.reason {
+				q.score++
+			}
+			if !holds(text, p.ask) {
+				continue
 			}
 			if s.Trust == atlas.ReadsPrivate {
 				q.score += 0.2 // the company's own word before an outsider's
@@ -99,6 +86,17 @@ func (e *evidence) rate(p part, eligible func(copilot.Source) bool) []quote {
 	}
 	slices.SortStableFunc(out, func(a, b quote) int { return cmp.Compare(b.score, a.score) })
 	return out
+}
+
+// holds reports whether a sentence holds the kind of fact that is asked for.
+func holds(text string, a ask) bool {
+	if a == askHowLong {
+		return has(text, fact.KindNumber) && reDuration.MatchString(text)
+	}
+	if a == askWhen {
+		return has(text, fact.KindDate) || reDuration.MatchString(text)
+	}
+	return a != askHowMuch || has(text, fact.KindAmount) || has(text, fact.KindNumber)
 }
 
 func has(text string, kind fact.Kind) bool {
