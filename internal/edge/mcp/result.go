@@ -75,13 +75,8 @@ func (s *Server) successResult(call atlas.Call, res atlas.Result, modern bool) *
 	if res.Partial {
 		r.Meta[metaPartial] = true
 	}
-	if res.Truncated {
+	if res.Truncated { // the guard stage has put the cursor into the answer, where the model reads it
 		r.Meta[metaTruncated] = true
-		note := "Items were left out; narrow the request to see them."
-		if res.NextCursor != "" {
-			note = `Items were left out; to get them, repeat the call with "cursor": "` + res.NextCursor + `".`
-		}
-		r.Content = append(r.Content, textContent{"text", note})
 	}
 	return r
 }
