@@ -2,6 +2,7 @@ package tool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -14,35 +15,25 @@ import (
 )
 
 // shape decodes a node into a value whose strings are templates.
-func (n node) shape(key string) (shape, bool) {
+func (n node) shape(key string) shape {
 	var v any
-	before := len(*n.errs)
 	n.decode(key, &v)
-	if len(*n.errs) > before {
-		return shape{}, false
-	}
 	sh, err := parseShape(v)
 	if err != nil {
 		n.errorf("%s: %s", key, err)
-		return sh, false
 	}
-	return sh, true
+	return sh
 }
 
 // template decodes a node into a template.
-func (n node) template(key string) (template, bool) {
+func (n node) template(key string) template {
 	var text string
-	before := len(*n.errs)
 	n.decode(key, &text)
-	if len(*n.errs) > before {
-		return template{}, false
-	}
 	t, err := parseTemplate(text)
 	if err != nil {
 		n.errorf("%s: %s", key, err)
-		return t, false
 	}
-	return t, true
+	return t
 }
 
 // searchBody makes a tool that searches with a fixed form: words, filters and the fields returned.
@@ -55,20 +46,19 @@ func (b *builder) searchBody(s *spec) *definition {
 	words, sizeShape := template{}, shape{kind: 'l', literal: int64(10)}
 	filterShape := shape{kind: 'f'}
 	if text.ast != nil {
-		if words, _ = text.template("text"); true {
-			s.checkRefs(text, words.refs())
-			used = append(used, words.refs()...)
-		}
+		words = text.template("text")
+		s.checkRefs(text, words.refs())
+		used = append(used, words.refs()...)
 	}
 	if filter.ast != nil {
-		if filterShape, _ = filter.shape("filter"); filterShape.kind != 'f' {
+		if filterShape = filter.shape("filter"); filterShape.kind != 'f' {
 			filter.errorf("filter: must be a mapping (attribute: value)")
 		}
 		s.checkRefs(filter, filterShape.refs())
 		used = append(used, filterShape.refs()...)
 	}
 	if size.ast != nil {
-		sizeShape, _ = size.shape("size")
+		sizeShape = size.shape("size")
 		s.checkRefs(size, sizeShape.refs())
 		used = append(used, sizeShape.refs()...)
 		if n, literal := sizeShape.literal.(int64); sizeShape.kind == 'l' && (!literal || n < 1 || n > maxHits) {
@@ -184,7 +174,7 @@ func (b *builder) objectBody(s *spec) *definition {
 		s.bodyValue.errorf("object: key is missing")
 		return nil
 	}
-	key, _ := keyNode.template("key")
+	key := keyNode.template("key")
 	s.checkRefs(keyNode, key.refs())
 	s.checkUsed(key.refs())
 	for _, ref := range key.refs() {
@@ -290,7 +280,7 @@ func parseURLTemplate(text string) (urlTemplate, error) {
 		return u, fmt.Errorf("the host %q must be fixed: arguments may stand in the path and the query only", host)
 	}
 	if strings.Contains(host, "@") {
-		return u, fmt.Errorf("the URL must not hold a user name or password")
+		return u, errors.New("the URL must not hold a user name or password")
 	}
 	parsed, err := url.Parse("https://" + host)
 	if err != nil || parsed.Hostname() == "" {
@@ -299,7 +289,7 @@ func parseURLTemplate(text string) (urlTemplate, error) {
 	u.base, u.host = "https://"+host, hostOf("https://"+host)
 	path, query, _ := strings.Cut(pathQuery, "?")
 	if strings.Contains("/"+path+"/", "/../") {
-		return u, fmt.Errorf("the path must not hold ..")
+		return u, errors.New(`the path must not hold ".." segments`)
 	}
 	if u.path, err = parseTemplate(path); err != nil {
 		return u, err
@@ -395,7 +385,7 @@ func (b *builder) httpBody(s *spec) *definition {
 		if !writes {
 			bodyNode.errorf("body: a %s request has none", method)
 		}
-		bodyShape, _ = bodyNode.shape("body")
+		bodyShape = bodyNode.shape("body")
 		s.checkRefs(bodyNode, bodyShape.refs())
 		used = append(used, bodyShape.refs()...)
 	}

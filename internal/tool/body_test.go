@@ -2,6 +2,7 @@ package tool_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -283,7 +284,7 @@ func TestHTTPBody(t *testing.T) {
 		if got := h.get("thing", args); got["body"] != "ok" {
 			t.Error(got)
 		}
-		if got := h.http.asked[0]; got.URL != want || got.Method != "GET" || got.Header["accept"] == "" {
+		if got := h.http.asked[0]; got.URL != want || got.Method != http.MethodGet || got.Header["accept"] == "" {
 			t.Errorf("%s: got %+v, want %s", args, got, want)
 		}
 	}

@@ -27,8 +27,8 @@ func (b *builder) children() children { return children{b.deps.Call, b.deps.NewI
 
 // run calls a child and returns its answer.
 func (c children) run(ctx context.Context, parent atlas.Call, name string, args map[string]any) (atlas.Result, error) {
-	// The names were checked when the file was loaded; but the pipeline behind call may be a newer
-	// one, in which a name means another tool.
+	// Levels, checked when the file was loaded, let no call nest so deep; but what a name means is up
+	// to the pipeline behind call.
 	if parent.Parent != nil && parent.Parent.Depth >= maxDepth {
 		return atlas.Result{}, atlas.Errorf(atlas.CodeInternal, fmt.Errorf("%s: calls are nested more than %d deep", name, maxDepth), "")
 	}

@@ -3,6 +3,7 @@ package tool
 import (
 	"cmp"
 	"context"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -25,9 +26,7 @@ func foundSchema(own schema, required ...string) schema {
 		"snippet": schema{"type": "string"},
 		"fields":  schema{"type": "object", "description": "further attributes"},
 	}
-	for k, v := range own {
-		properties[k] = v
-	}
+	maps.Copy(properties, own)
 	return object(properties, append(required, "id")...)
 }
 
@@ -127,7 +126,7 @@ func (b *builder) semanticBody(s *spec) *definition {
 		Title: "Semantic search",
 		Input: raw(object(schema{
 			"query":  with(text("what to look for, in plain words", maxQuery), "minLength", 1),
-			"top_k":  integer("at most this many documents", 1, 25, 5),
+			"top_k":  integer("at most this many documents", 25, 5),
 			"filter": filterSchema(),
 		}, "query")),
 		Output: raw(paged(schema{
@@ -154,7 +153,7 @@ func (s semantic) run(ctx context.Context, call atlas.Call) (atlas.Result, error
 	if err != nil {
 		return atlas.Result{}, err
 	}
-	args := map[string]any{"query": str(v, "query"), "top_k": num(v, "top_k", 1, 25, 5)}
+	args := map[string]any{"query": str(v, "query"), "top_k": num(v, "top_k", 25, 5)}
 	if f, ok := v["filter"]; ok {
 		args["filter"] = f
 	}
@@ -241,7 +240,7 @@ func (b *builder) hybridBody(s *spec) *definition {
 		Title: "Hybrid search",
 		Input: raw(object(schema{
 			"query":  with(text("what to look for", maxQuery), "minLength", 1),
-			"top_k":  integer("at most this many documents", 1, maxHits, 10),
+			"top_k":  integer("at most this many documents", maxHits, 10),
 			"filter": filterSchema(),
 		}, "query")),
 		Output: raw(paged(schema{
@@ -274,7 +273,7 @@ func (h hybrid) run(ctx context.Context, call atlas.Call) (atlas.Result, error) 
 	if err != nil {
 		return atlas.Result{}, err
 	}
-	query, topK := str(v, "query"), num(v, "top_k", 1, maxHits, 10)
+	query, topK := str(v, "query"), num(v, "top_k", maxHits, 10)
 	// Twice as many of each as asked for: a document that is middling in both lists can win.
 	each := min(2*topK, maxHits)
 	inner, cancel := inTime(ctx)

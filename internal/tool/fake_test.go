@@ -233,7 +233,7 @@ func (h *house) call(ctx context.Context, call atlas.Call) (atlas.Result, error)
 	if err != nil {
 		return atlas.Result{}, err
 	}
-	if err := in.Validate(map[string]any(call.Args.Values)); err != nil {
+	if err := in.Validate(call.Args.Values); err != nil {
 		return atlas.Result{}, atlas.Errorf(atlas.CodeInvalidArguments, err, "")
 	}
 	fillDefaults(t.Input, call.Args.Values)

@@ -60,7 +60,7 @@ func getTool(name string, s source.Source) *atlas.Tool {
 			"is not text. Use " + name + "_list to find keys. Only the first max_bytes bytes are returned. It changes nothing.",
 		Input: raw(object(schema{
 			"key":       keySchema("path of the object, such as reports/2026.md"),
-			"max_bytes": integer("at most this many bytes", 1, maxObject, defaultObject),
+			"max_bytes": integer("at most this many bytes", maxObject, defaultObject),
 		}, "key")),
 		Output:   raw(objectSchema()),
 		ReadOnly: true, Idempotent: true, CacheTTL: 30 * time.Second, Timeout: objectTimeout,
@@ -70,7 +70,7 @@ func getTool(name string, s source.Source) *atlas.Tool {
 			if err != nil {
 				return atlas.Result{}, err
 			}
-			return readObject(ctx, store, call.Tenant, str(v, "key"), int64(num(v, "max_bytes", 1, maxObject, defaultObject)))
+			return readObject(ctx, store, call.Tenant, str(v, "key"), int64(num(v, "max_bytes", maxObject, defaultObject)))
 		},
 	}
 }
@@ -125,7 +125,7 @@ func listTool(name string, s source.Source) *atlas.Tool {
 				"type": "string", "description": "beginning of the keys; empty for all", "maxLength": 1024,
 				"pattern": prefixPattern, "default": "",
 			},
-			"limit": integer("at most this many objects", 1, 1000, 100),
+			"limit": integer("at most this many objects", 1000, 100),
 		})),
 		Output: raw(paged(schema{
 			"objects": array(object(schema{
@@ -148,7 +148,7 @@ func listTool(name string, s source.Source) *atlas.Tool {
 						With("argument", "prefix")
 				}
 			}
-			objects, err := store.List(ctx, call.Tenant, prefix, num(v, "limit", 1, 1000, 100))
+			objects, err := store.List(ctx, call.Tenant, prefix, num(v, "limit", 1000, 100))
 			if err != nil {
 				return atlas.Result{}, err
 			}

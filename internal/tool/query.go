@@ -24,7 +24,7 @@ func queryTool(name string, s source.Source) *atlas.Tool {
 		if err != nil {
 			return source.Query{}, err
 		}
-		return source.Query{SQL: str(v, "sql"), Args: plainMap(v["params"]), MaxRows: num(v, "max_rows", 1, maxRows, 100)}, nil
+		return source.Query{SQL: str(v, "sql"), Args: plainMap(v["params"]), MaxRows: num(v, "max_rows", maxRows, 100)}, nil
 	}
 	return &atlas.Tool{
 		Title: "Query " + name + " with SQL",
@@ -37,7 +37,7 @@ func queryTool(name string, s source.Source) *atlas.Tool {
 				"type": "object", "description": "values by parameter name", "maxProperties": 50,
 				"propertyNames": schema{"pattern": attributePattern}, "additionalProperties": cells(),
 			},
-			"max_rows": integer("at most this many rows", 1, maxRows, 100),
+			"max_rows": integer("at most this many rows", maxRows, 100),
 		}, "sql")),
 		Output: raw(paged(schema{
 			"columns":   array(schema{"type": "string"}),

@@ -23,8 +23,9 @@ func text(description string, maxLength int) schema {
 	return schema{"type": "string", "description": description, "maxLength": maxLength}
 }
 
-func integer(description string, low, high, fallback int) schema {
-	return schema{"type": "integer", "description": description, "minimum": low, "maximum": high, "default": fallback}
+// integer is a number from 1 to most.
+func integer(description string, most, fallback int) schema {
+	return schema{"type": "integer", "description": description, "minimum": 1, "maximum": most, "default": fallback}
 }
 
 func array(items schema) schema { return schema{"type": "array", "items": items} }

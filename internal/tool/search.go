@@ -35,7 +35,7 @@ func searchTool(name string, s source.Source) *atlas.Tool {
 		Input: raw(object(schema{
 			"query":  text("words to look for; no operators", maxQuery),
 			"filter": filterSchema(),
-			"size":   integer("at most this many documents", 1, maxHits, 10),
+			"size":   integer("at most this many documents", maxHits, 10),
 		}, "query")),
 		Output: raw(hitsSchema()),
 		Items:  "hits", ReadOnly: true, Idempotent: true, CacheTTL: 30 * time.Second, Timeout: searchTimeout,
@@ -46,7 +46,7 @@ func searchTool(name string, s source.Source) *atlas.Tool {
 				return atlas.Result{}, err
 			}
 			hits, err := searcher.Search(ctx, call.Tenant, source.Search{
-				Text: str(v, "query"), Filter: plainMap(v["filter"]), Size: num(v, "size", 1, maxHits, 10),
+				Text: str(v, "query"), Filter: plainMap(v["filter"]), Size: num(v, "size", maxHits, 10),
 			})
 			if err != nil {
 				return atlas.Result{}, err
@@ -66,7 +66,7 @@ func nearestTool(name string, s source.Source) *atlas.Tool {
 		Input: raw(object(schema{
 			"query":  with(text("what to look for, in plain words", maxQuery), "minLength", 1),
 			"filter": filterSchema(),
-			"top_k":  integer("at most this many documents", 1, maxHits, 10),
+			"top_k":  integer("at most this many documents", maxHits, 10),
 		}, "query")),
 		Output: raw(hitsSchema()),
 		Items:  "hits", ReadOnly: true, Idempotent: true, CacheTTL: 5 * time.Minute, Timeout: searchTimeout,
@@ -77,7 +77,7 @@ func nearestTool(name string, s source.Source) *atlas.Tool {
 				return atlas.Result{}, err
 			}
 			hits, err := index.Nearest(ctx, call.Tenant, source.Nearest{
-				Text: str(v, "query"), Filter: plainMap(v["filter"]), K: num(v, "top_k", 1, maxHits, 10),
+				Text: str(v, "query"), Filter: plainMap(v["filter"]), K: num(v, "top_k", maxHits, 10),
 			})
 			if err != nil {
 				return atlas.Result{}, err

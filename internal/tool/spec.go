@@ -186,7 +186,7 @@ func checkDescription(s string) error {
 		return fmt.Errorf("has %d characters; the limit is 1024", n)
 	}
 	sentences := 0
-	for _, word := range strings.Fields(s) {
+	for word := range strings.FieldsSeq(s) {
 		if strings.ContainsAny(word[len(word)-1:], ".!?") {
 			sentences++
 		}

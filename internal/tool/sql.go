@@ -3,7 +3,9 @@ package tool
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -183,7 +185,7 @@ func (b *builder) sqlBody(s *spec) *definition {
 		}
 		lists[p.name] = schema["type"] == "array"
 	}
-	for name := range lists { // :ids_0 of a list must not be another parameter's name
+	for _, name := range slices.Sorted(maps.Keys(lists)) { // :ids_0 of a list must not be another parameter's name
 		for _, other := range used {
 			if rest, ok := strings.CutPrefix(other, name+"_"); lists[name] && ok && isDigits(rest) {
 				s.bodyValue.errorf("sql: :%s may be taken for an element of the list :%s; give it another name", other, name)
@@ -258,7 +260,7 @@ func (b *builder) sqlBody(s *spec) *definition {
 // sqlPlace returns a node at the line where a mistake of a statement stands.
 func (s *spec) sqlPlace(text string, err error) node {
 	n := s.bodyValue
-	e, ok := err.(positionError)
+	e, ok := errors.AsType[positionError](err)
 	if !ok {
 		return n
 	}

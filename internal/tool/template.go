@@ -1,7 +1,9 @@
 package tool
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -101,14 +103,16 @@ func parseShape(v any) (shape, error) {
 		return shape{kind: 't', template: t}, err
 	case map[string]any:
 		s := shape{kind: 'f', fields: make(map[string]shape, len(v))}
-		for k, e := range v {
-			sub, err := parseShape(e)
+		var errs []error
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			sub, err := parseShape(v[k])
 			if err != nil {
-				return s, fmt.Errorf("%s: %w", k, err)
+				errs = append(errs, fmt.Errorf("%s: %w", k, err))
+				continue
 			}
 			s.fields[k] = sub
 		}
-		return s, nil
+		return s, errors.Join(errs...)
 	case []any:
 		s := shape{kind: 'i'}
 		for _, e := range v {

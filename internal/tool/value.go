@@ -29,8 +29,8 @@ func str(v map[string]any, key string) string {
 	return s
 }
 
-// num returns an integer argument, within limits that its schema has set too.
-func num(v map[string]any, key string, low, high, fallback int) int {
+// num returns an integer argument from 1 to most, as its schema has it too.
+func num(v map[string]any, key string, most, fallback int) int {
 	n, ok := v[key].(json.Number)
 	if !ok {
 		return fallback
@@ -39,7 +39,7 @@ func num(v map[string]any, key string, low, high, fallback int) int {
 	if err != nil {
 		return fallback
 	}
-	return int(min(max(f, float64(low)), float64(high)))
+	return int(min(max(f, 1), float64(most)))
 }
 
 // plain turns JSON numbers, alone or in a list, into int64 or float64.

@@ -3,6 +3,7 @@ package tool
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -72,7 +73,7 @@ func (b *builder) stepsBody(s *spec) *definition {
 			st.pick = strings.Split(pick, ".")
 		}
 		if argNodes[i].ast != nil {
-			if st.args, _ = argNodes[i].shape("args"); st.args.kind != 'f' {
+			if st.args = argNodes[i].shape("args"); st.args.kind != 'f' {
 				argNodes[i].errorf("args: must be a mapping (argument: value)")
 			}
 		}
@@ -183,7 +184,7 @@ func checkArgs(kid *definition, args shape, stepNode, argNode node) {
 			stepNode.errorf("args: %s needs %s", kid.tool.Name, name)
 		}
 	}
-	for name := range args.fields {
+	for _, name := range slices.Sorted(maps.Keys(args.fields)) {
 		if _, ok := input.Properties[name]; !ok {
 			argNode.errorf("args: %s has no input %s", kid.tool.Name, name)
 		}

@@ -110,7 +110,7 @@ func normalHost(host string) (string, error) {
 	}
 	for label := range strings.SplitSeq(ascii, ".") {
 		if label == "" || len(label) > 63 || strings.ContainsFunc(label, func(r rune) bool {
-			return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '-' || r == '_')
+			return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_'
 		}) {
 			return "", errors.New("it has a label that is empty, too long or holds other than letters, digits and hyphens")
 		}

@@ -418,8 +418,7 @@ func TestRedirects(t *testing.T) {
 }
 
 func TestWritesAreNotRedirected(t *testing.T) {
-	var w *web
-	w = newWeb(t, func(rw http.ResponseWriter, r *http.Request) {
+	w := newWeb(t, func(rw http.ResponseWriter, r *http.Request) {
 		http.Redirect(rw, r, "/elsewhere", http.StatusTemporaryRedirect)
 	})
 	w.point("api.example.com", "127.0.0.1")
@@ -531,8 +530,7 @@ func TestTimeIsCapped(t *testing.T) {
 	w.point("api.example.com", "127.0.0.1")
 	g := w.guard(`acme: [api.example.com]`, func(c *egress.Config) { c.Timeout = 50 * time.Millisecond })
 	_, err := get(t, g, "acme", w.url("api.example.com", "/"))
-	var timeout net.Error
-	if !errors.As(err, &timeout) || !timeout.Timeout() {
+	if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
 		t.Errorf("got %v", err)
 	}
 }
@@ -541,8 +539,7 @@ func TestCertificatesAreChecked(t *testing.T) {
 	w := newWeb(t, nil)
 	w.point("www.other.test", "127.0.0.1") // the certificate is for example.com
 	_, err := get(t, w.guard(`acme: ["*.other.test"]`), "acme", w.url("www.other.test", "/"))
-	var bad *tls.CertificateVerificationError
-	if !errors.As(err, &bad) {
+	if _, bad := errors.AsType[*tls.CertificateVerificationError](err); !bad {
 		t.Errorf("got %v", err)
 	}
 }

@@ -259,7 +259,7 @@ func claimSets(claim any) (map[string]bool, bool) {
 	case nil:
 		return nil, false
 	case string:
-		for _, s := range strings.Fields(c) {
+		for s := range strings.FieldsSeq(c) {
 			sets[s] = true
 		}
 	case []any:

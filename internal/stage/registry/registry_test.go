@@ -65,12 +65,12 @@ func list(t testing.TB, r *registry.Registry, p *atlas.Principal, tenant atlas.T
 }
 
 // call returns the tool that a call got, or its error.
-func call(r *registry.Registry, p *atlas.Principal, tenant atlas.TenantID, name string) (*atlas.Tool, error) {
+func call(r *registry.Registry, p *atlas.Principal, name string) (*atlas.Tool, error) {
 	var got *atlas.Tool
 	_, err := r.Stage(func(_ context.Context, c atlas.Call) (atlas.Result, error) {
 		got = c.Tool
 		return atlas.Result{}, nil
-	})(context.Background(), atlas.Call{Name: name, Principal: p, Tenant: tenant})
+	})(context.Background(), atlas.Call{Name: name, Principal: p, Tenant: "acme"})
 	return got, err
 }
 
@@ -101,16 +101,16 @@ func TestUnknownAndInvisibleAnswerAlike(t *testing.T) {
 	})
 	p := someone("alice")
 	p.Roles = []string{"agent"}
-	if tl, err := call(r, p, "acme", "a"); err != nil || tl != ts[0] {
+	if tl, err := call(r, p, "a"); err != nil || tl != ts[0] {
 		t.Fatal(tl, err)
 	}
-	_, unknown := call(r, p, "acme", "no_such_tool")
+	_, unknown := call(r, p, "no_such_tool")
 	want := atlas.ErrorOf(unknown)
 	if want == nil || want.Code != atlas.CodeToolNotFound {
 		t.Fatal(unknown)
 	}
 	for _, name := range []string{"hidden", "outside", "locked", "", "A", "a ", strings.Repeat("x", 1<<16)} {
-		tl, err := call(r, p, "acme", name)
+		tl, err := call(r, p, name)
 		if tl != nil {
 			t.Errorf("%.20q got a tool", name)
 		}
@@ -192,7 +192,7 @@ func TestVisibilityIsAskedOnce(t *testing.T) {
 	r := build(t, tools("a", "b", "c"), rules{asked: &asked}, registry.Config{})
 	for range 10 {
 		list(t, r, someone("alice"), "acme") // each time another value, as of another request
-		if _, err := call(r, someone("alice"), "acme", "a"); err != nil {
+		if _, err := call(r, someone("alice"), "a"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -222,7 +222,7 @@ func TestConcurrentCallers(t *testing.T) {
 				subject, want = "odd", false
 			}
 			for range 200 {
-				if _, err := call(r, someone(subject), "acme", "b"); (err == nil) != want {
+				if _, err := call(r, someone(subject), "b"); (err == nil) != want {
 					t.Errorf("%s: %v", subject, err)
 				}
 			}
@@ -261,7 +261,7 @@ func TestLookup(t *testing.T) {
 	if all := r.All(); len(all) != 2 || all[0].Name != "a" {
 		t.Error("All:", all)
 	}
-	if _, err := call(r, nil, "acme", "a"); atlas.CodeOf(err) != atlas.CodeToolNotFound {
+	if _, err := call(r, nil, "a"); atlas.CodeOf(err) != atlas.CodeToolNotFound {
 		t.Error("nobody got", err)
 	}
 }
