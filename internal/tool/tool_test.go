@@ -5,10 +5,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/config"
 	"github.com/atlas-mcp/atlas/internal/tool"
 )
 
@@ -178,5 +180,36 @@ func TestCostGrowsWithTheDefinition(t *testing.T) {
 func TestBuildNeedsAPipeline(t *testing.T) {
 	if _, err := tool.Build(nil, nil, tool.Deps{}); err == nil {
 		t.Error("tools without a pipeline were built")
+	}
+}
+
+func TestVerbsInYAML(t *testing.T) {
+	var got struct {
+		None tool.Verbs `yaml:"none"`
+		All  tool.Verbs `yaml:"all"`
+		Some tool.Verbs `yaml:"some"`
+	}
+	err := config.Decode("atlas.yaml", []byte(`
+none: {expose: []}
+all: {reads: private}
+some:
+  expose: [query]
+  toolsets: [support]
+  override:
+    query: {cache: 0s, timeout: 2s, description: "Answers. Use it.", reads: untrusted}
+`), config.Resolver{}, &got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.None.Expose == nil || got.All.Expose != nil {
+		t.Errorf("[] and nothing are not told apart: %#v, %#v", got.None.Expose, got.All.Expose)
+	}
+	h := newHouse(t)
+	s := h.sources["crm"]
+	s.Tools = got.Some
+	h.sources["crm"] = s
+	query := h.build().tools["crm_query"]
+	if query.CacheTTL != 0 || query.Timeout != 2*time.Second || query.Reads != atlas.ReadsUntrusted || query.Toolsets[0] != "support" {
+		t.Errorf("%+v", query)
 	}
 }

@@ -166,8 +166,8 @@ func (g *Guard) match(tenant atlas.TenantID, method string, u *url.URL) (string,
 	if !slices.Contains(g.cfg.Ports, uint16(port)) {
 		return no("the port is not allowed")
 	}
-	if string(tenant) == Everyone {
-		return no("there is no such tenant")
+	if _, err := atlas.ParseTenantID(string(tenant)); err != nil { // "*" is for every tenant, not for anything
+		return no(err.Error())
 	}
 	for _, key := range []string{string(tenant), Everyone} {
 		for _, e := range g.list[key] {

@@ -226,7 +226,9 @@ acme:
 		{"globex", "GET", "https://status.example.com/", true},
 		{"globex", "GET", "https://api.example.com/", false},
 		{"*", "GET", "https://status.example.com/", false},
-		{"", "GET", "https://api.example.com/", false},
+		{"", "GET", "https://status.example.com/", false},
+		{"../acme", "GET", "https://status.example.com/", false},
+		{"Acme", "GET", "https://status.example.com/", false},
 
 		// what a plain entry does not cover
 		{"acme", "POST", "https://api.example.com/", false},
