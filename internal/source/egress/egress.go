@@ -20,6 +20,7 @@ import (
 	"code.dny.dev/ssrf"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/source"
 )
 
 // Config is the guard's settings. The zero Config is safe.
@@ -197,7 +198,4 @@ func prohibited(err error) bool {
 		errors.Is(err, ssrf.ErrProhibitedNetwork) || errors.Is(err, ssrf.ErrInvalidHostPort)
 }
 
-var _ interface {
-	Client(atlas.TenantID) *http.Client
-	Allowed(atlas.TenantID, string, string) error
-} = (*Guard)(nil)
+var _ source.Dialer = (*Guard)(nil)
