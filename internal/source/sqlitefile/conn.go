@@ -23,12 +23,22 @@ type Conn struct {
 type connection interface {
 	driver.QueryerContext
 	driver.ExecerContext
+	driver.ConnPrepareContext
 	sqlite.AuthorizerRegisterer
 }
 
 // Authorize makes fn decide what the statements may do that are prepared from now on, until the
 // end of the call.
 func (c *Conn) Authorize(fn sqlite.AuthorizerFn) error { return c.dc.RegisterAuthorizer(fn) }
+
+// Prepare compiles a statement without running it.
+func (c *Conn) Prepare(query string) error {
+	st, err := c.dc.PrepareContext(c.ctx, query)
+	if err != nil {
+		return err
+	}
+	return st.Close()
+}
 
 // Query runs a statement and gives each row to row, which must not keep vals and ends the query
 // early by returning false. It returns the names of the columns.

@@ -31,6 +31,9 @@ func (s *Store) acquire(ctx context.Context, tenant atlas.TenantID) (*file, erro
 	case !info.Mode().IsRegular():
 		return nil, atlas.Errorf(atlas.CodeSourceMisused, errors.New("tenant's file is not a regular file"), "")
 	}
+	if info.Size() == 0 {
+		return nil, ErrAbsent // made by a writer that has not committed anything yet
+	}
 	if !s.isOpen(tenant) {
 		if err := s.recover(ctx, path); err != nil {
 			return nil, err
