@@ -102,6 +102,10 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 	if err != nil {
 		return err
 	}
+	dir := filepath.Join(g.cfg.DataDir, "sources") // each driver has a folder of the source's name there
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("data_dir: %w", err)
+	}
 	main := a.files.Name(a.files.main)
 	var errs []error
 	for name, spec := range g.cfg.Sources {
@@ -112,11 +116,6 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 		}
 		if err := kind.Validate(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: sources.%s.with: %w", main, name, err))
-			continue
-		}
-		dir := filepath.Join(g.cfg.DataDir, "sources", name)
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			errs = append(errs, fmt.Errorf("sources.%s: %w", name, err))
 			continue
 		}
 		s, err := kind.Open(ctx, source.Deps{Name: name, DataDir: dir, Embed: embedder, Egress: dialer, Log: a.log})
@@ -176,7 +175,7 @@ func (a *App) buildTools(g *generation) error {
 // buildStages makes the stages. What they share beyond one generation comes from the app.
 func (a *App) buildStages(g *generation) (err error) {
 	cfg, log := g.cfg, a.log
-	if g.guard, err = guard.New(cfg.Guard, guard.Deps{Key: a.cursorKey, Log: log}); err != nil {
+	if g.guard, err = guard.New(cfg.Guard, []guard.Key{{ID: "1", Secret: a.cursorKey}}); err != nil {
 		return err
 	}
 	if g.validation, err = validation.New(cfg.Validation, g.tools); err != nil {

@@ -59,7 +59,7 @@ var importers = map[string][]string{
 	"github.com/golang-jwt/jwt":              {"internal/edge/auth", "internal/edge/issuer"},
 	"github.com/MicahParks":                  {"internal/edge/auth", "internal/edge/issuer", "internal/app"},
 	"github.com/maypok86/otter":              {"internal/stage/cache", "internal/edge/auth"},
-	"github.com/failsafe-go":                 {"internal/stage/breaker", "internal/stage/retry"},
+	"github.com/failsafe-go":                 {"internal/stage/breaker"},
 	"github.com/HdrHistogram":                {"internal/stage/budget", "bench"},
 	"modernc.org/sqlite":                     {"internal/source/sqlitefile", "internal/source/sqlite", "internal/source/fts", "internal/source/vec", "internal/state/sqlite"},
 	"github.com/anthropics":                  {"internal/copilot/llm/anthropic"},

@@ -153,8 +153,7 @@ type grant struct {
 	full    bool // nothing but the tool's own expected latency limits it
 }
 
-// plan decides how long the call may take. With B the time left of the turn (which the context's
-// deadline may shorten), R the reserve for the model's own next step, q the predicted latency of a
+// plan decides how long the call may take. With B the time left of the turn, R the reserve for the model's own next step, q the predicted latency of a
 // tool and k over this call and those still expected:
 //
 //	timeout = min(cap, B - R, max(floor, min(q*safety, (B - R) * q / sum q_k)))
@@ -175,10 +174,12 @@ func (b *Budget) plan(ctx context.Context, call atlas.Call, sk *sketch, now time
 	if !call.Received.IsZero() {
 		left -= max(0, now.Sub(call.Received))
 	}
+	left -= max(0, call.Budget.Reserve)
+	// A deadline from outside is not the turn's end but a limit on this call, such as that of the cache's
+	// load or of the tool around: the reserve is not taken from it a second time.
 	if dl, ok := ctx.Deadline(); ok {
 		left = min(left, dl.Sub(now))
 	}
-	left -= max(0, call.Budget.Reserve)
 
 	est := sk.estimate(now)
 	if left <= 0 || left < est.p50 {
