@@ -318,6 +318,9 @@ func (a *App) HTTPHandler() http.Handler { return a.server.Handler() }
 // Approvals returns the approval service, for a caller on the operator's own machine.
 func (a *App) Approvals() *approval.Service { return a.approvals }
 
+// FlushAudit waits until the records of all answered calls are on disk.
+func (a *App) FlushAudit(ctx context.Context) error { return a.auditLog.Flush(ctx) }
+
 // newID returns an unguessable id for a child call.
 func newID() string { return "req_" + strings.ToLower(rand.Text()[:20]) }
 

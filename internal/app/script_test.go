@@ -229,7 +229,7 @@ func (s *script) expect(word, rest string) error {
 		return s.err
 	case "fail":
 		if got := atlas.CodeOf(s.err); string(got) != rest || isPanic(s.err) {
-			return fmt.Errorf("got %q (%w)", got, s.err)
+			return fmt.Errorf("got %q (%v)", got, s.err) //nolint:errorlint // shown, not inspected; it may be nil
 		}
 	case "contains":
 		if !strings.Contains(s.text(), rest) {
@@ -272,6 +272,9 @@ func grep(text, want string) string {
 
 // audited checks fields of the newest record.
 func (s *script) audited(fields []string) error {
+	if err := s.app.FlushAudit(s.t.Context()); err != nil {
+		return err
+	}
 	var newest atlas.AuditRecord
 	for r, err := range app.QueryAudit(s.t.Context(), s.audit, app.AuditFilter{Limit: 1}) {
 		if err != nil {
