@@ -1,11 +1,14 @@
 package sqlite
 
 import (
+	"database/sql/driver"
 	"maps"
 	"slices"
 	"strings"
 
 	"modernc.org/sqlite"
+
+	"github.com/atlas-mcp/atlas/internal/source/sqlitefile"
 )
 
 // A guard decides, while SQLite compiles one statement, what the statement may do, and notes what
@@ -13,6 +16,8 @@ import (
 // and common table expression.
 type guard struct {
 	rules   *rules
+	real    map[string]bool // names of real tables; needed if the statement defines names itself
+	defines map[string]bool // names that the statement defines (common table expressions)
 	tables  map[string]bool
 	columns map[string]bool
 	denied  bool
@@ -24,8 +29,21 @@ type rules struct {
 	hidden map[string]map[string]bool // by table, the columns that may not
 }
 
-func newGuard(r *rules) *guard {
-	return &guard{rules: r, tables: map[string]bool{}, columns: map[string]bool{}}
+// guard installs a guard for st on c.
+func (d *DB) guard(c *sqlitefile.Conn, st statement) (*guard, error) {
+	g := &guard{rules: d.rules, defines: st.defines, tables: map[string]bool{}, columns: map[string]bool{}}
+	if len(st.defines) > 0 {
+		g.real = map[string]bool{}
+		_, err := c.Query(`SELECT name FROM sqlite_schema UNION ALL SELECT name FROM pragma_module_list`, nil, func(v []driver.Value) (bool, error) {
+			name, _ := v[0].(string)
+			g.real[strings.ToLower(name)] = true
+			return true, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return g, c.Authorize(g.authorize)
 }
 
 // authorize is the guard's [sqlite.AuthorizerFn]. It allows what it knows and refuses the rest:
@@ -51,6 +69,16 @@ func (g *guard) authorize(action sqlite.AuthorizerActionCode, arg1, arg2, databa
 }
 
 func (g *guard) read(table, column, database string) bool {
+	// When a table's rows are used but none of its columns ("count(*)"), SQLite tells the name as
+	// the statement has it, without a database. It does so for the names of common table
+	// expressions too, which are no tables, unless they are: one may be defined in one place, and
+	// the table that it hides be read in another.
+	if column == "" && database == "" {
+		if g.defines[table] && !g.real[table] && !strings.HasPrefix(table, "sqlite_") && !strings.HasPrefix(table, "pragma_") {
+			return true
+		}
+		database = "main"
+	}
 	if database != "main" {
 		return false
 	}
@@ -61,7 +89,7 @@ func (g *guard) read(table, column, database string) bool {
 		return false
 	}
 	g.tables[table] = true
-	if column != "" { // empty: the table's rows are counted, say, and no column is read
+	if column != "" {
 		g.columns[column] = true
 	}
 	return true

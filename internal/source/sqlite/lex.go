@@ -11,9 +11,10 @@ import (
 // A statement is a caller's SQL, taken apart as far as can be done without a parser. It is only the
 // first wall: what a statement may do is decided by the guard, from SQLite's own parse.
 type statement struct {
-	text   string   // one statement, without what follows it
-	params []string // names of its :parameters, sorted, each once
-	words  []word   // identifiers and keywords
+	text    string          // one statement, without what follows it
+	params  []string        // names of its :parameters, sorted, each once
+	words   []word          // identifiers and keywords
+	defines map[string]bool // if it has a WITH: all names before an opening parenthesis or an AS
 }
 
 // A word is an identifier or a keyword, in lower case.
@@ -86,9 +87,24 @@ func split(sql string) (statement, error) {
 		end = len(sql)
 	}
 	st.text = sql[:end]
+	st.defines = defines(st.words)
 	slices.Sort(st.params)
 	st.params = slices.Compact(st.params)
 	return st, nil
+}
+
+// defines returns the names that may be those of common table expressions: more rather than fewer.
+func defines(words []word) map[string]bool {
+	if !slices.ContainsFunc(words, func(w word) bool { return !w.quoted && w.name == "with" }) {
+		return nil
+	}
+	out := map[string]bool{}
+	for i, w := range words {
+		if w.call || i+1 < len(words) && !words[i+1].quoted && words[i+1].name == "as" {
+			out[w.name] = true
+		}
+	}
+	return out
 }
 
 func newWord(sql string, tok, prev token, before []word) word {

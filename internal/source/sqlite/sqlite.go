@@ -58,8 +58,8 @@ func (d *DB) Query(ctx context.Context, tenant atlas.TenantID, q source.Query) (
 	}
 	out := source.Rows{Rows: [][]any{}}
 	err = d.view(ctx, tenant, func(ctx context.Context, c *sqlitefile.Conn) error {
-		g := newGuard(d.rules)
-		if err := c.Authorize(g.authorize); err != nil {
+		g, err := d.guard(c, st)
+		if err != nil {
 			return err
 		}
 		bytes := 0
@@ -103,8 +103,8 @@ func (d *DB) Inspect(ctx context.Context, tenant atlas.TenantID, q source.Query)
 	}
 	facts := atlas.Facts{SQL: q.SQL}
 	err = d.view(ctx, tenant, func(ctx context.Context, c *sqlitefile.Conn) error {
-		g := newGuard(d.rules)
-		if err := c.Authorize(g.authorize); err != nil {
+		g, err := d.guard(c, st)
+		if err != nil {
 			return err
 		}
 		if err := d.explain(ctx, c, st, g, c.Prepare(st.text)); err != nil {

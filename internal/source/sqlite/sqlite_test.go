@@ -51,6 +51,6 @@ func TestContract(t *testing.T) {
 		`SELECT count(*) FROM ` + endless,
 		`SELECT 1 UNION ALL SELECT count(*) FROM ` + endless,
 		`SELECT count(*) FROM orders a, orders b, orders c, orders d, orders e, orders f, orders g`,
-		`SELECT id FROM orders UNION ALL SELECT a.id FROM orders a, orders b, orders c, orders d, orders e, orders f, orders g WHERE a.id = 'x' || b.id`,
+		`SELECT id FROM orders UNION ALL SELECT a.id FROM orders a, orders b, orders c, orders d, orders e, orders f, orders g WHERE a.total_cents + b.total_cents + c.total_cents + d.total_cents + e.total_cents + f.total_cents + g.total_cents < 0`,
 	}}, sourcetest.Querier)
 }
