@@ -49,8 +49,8 @@ func (c Config) withDefaults() Config {
 }
 
 // Open returns a [Fetcher]. It makes no connection.
-func (c *Config) Open(_ context.Context, deps source.Deps) (source.Source, error) {
-	if err := c.Validate(); err != nil {
+func (c *Config) Open(ctx context.Context, deps source.Deps) (source.Source, error) {
+	if err := errors.Join(ctx.Err(), c.Validate()); err != nil {
 		return nil, err
 	}
 	if deps.Egress == nil {
