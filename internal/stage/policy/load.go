@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -96,7 +97,11 @@ func Load(name string, data []byte, deps Deps) (*Engine, error) {
 		compiled.index = i
 	}
 	if len(r.problems) > 0 {
-		return nil, &LoadError{File: name, Problems: sortProblems(r.problems)}
+		problems := sortProblems(r.problems)
+		if n := len(problems); n > maxProblems {
+			problems = append(problems[:maxProblems:maxProblems], Problem{Message: fmt.Sprintf("has %d more mistakes", n-maxProblems)})
+		}
+		return nil, &LoadError{File: name, Problems: problems}
 	}
 	for _, rule := range e.rules {
 		e.byCaller = e.byCaller || rule.when != nil && rule.when.reads.caller

@@ -62,6 +62,13 @@ func TestLoadRefusesWhatIsNoPolicy(t *testing.T) {
 		"too many rules": "rules:\n" + strings.Repeat("  - {}\n", 10_001),
 		"long when":      rule(`when: "` + strings.Repeat("true && ", 4000) + `true"`),
 		"deep when":      rule(`when: "` + strings.Repeat("(", 200) + "true" + strings.Repeat(")", 200) + `"`),
+		"many lines":     strings.Repeat("a:\n", 300_000),
+		"deep flow":      "rules: " + strings.Repeat("[", 30_000),
+		"deep and shut":  "rules: " + strings.Repeat("[", 1000) + strings.Repeat("]", 1000),
+		"deep in lines":  "rules:\n" + strings.Repeat(" [\n", 1900),
+		"long line":      "rules: [" + strings.Repeat("1,", 100_000) + "]",
+		"many mistakes":  "rules:\n" + strings.Repeat("  - 1\n", 9_000),
+		"deep lists":     "rules:\n" + strings.Repeat("- ", 16_000),
 		"when twice":     rule("when: true } when { true"),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -183,7 +190,7 @@ func FuzzLoad(f *testing.F) {
 			if !errors.As(err, &failure) || len(failure.Problems) == 0 {
 				t.Fatalf("got %v, want a LoadError", err)
 			}
-			lines := strings.Count(text, "\n") + 1
+			lines := strings.Count(text, "\n") + strings.Count(text, "\r") + 1
 			for _, p := range failure.Problems {
 				if p.Line < 0 || p.Line > lines || p.Line > 0 && p.Column < 1 {
 					t.Errorf("place %d:%d is not in the file: %s", p.Line, p.Column, p.Message)

@@ -98,10 +98,13 @@ type report struct {
 }
 
 func newReport(data []byte) *report {
-	return &report{lines: strings.Split(strings.ReplaceAll(string(data), "\r\n", "\n"), "\n")}
+	// YAML ends a line with any of the three.
+	return &report{lines: strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(data)), "\n")}
 }
 
 func (r *report) problem(at place, rule, remedy, format string, args ...any) Problem {
+	// The YAML library places what stands at the very end a line too far.
+	at.line = min(at.line, len(r.lines))
 	p := Problem{Line: at.line, Column: max(at.column, 1), Rule: rule, Message: fmt.Sprintf(format, args...), Remedy: remedy}
 	if at.line >= 1 && at.line <= len(r.lines) {
 		p.Source = r.lines[at.line-1]

@@ -19,6 +19,10 @@ const (
 	maxPatterns = 1_000 // in one list
 	maxID       = 128
 	maxWhen     = 16 << 10 // bytes of one when
+	maxLine     = 32 << 10 // bytes
+	maxAlike    = 2_000    // lines in a row with one indentation and no list mark
+	maxFlow     = 64       // brackets in each other
+	maxProblems = 1_000    // reported
 )
 
 // A text is a scalar of the file with its place.
@@ -56,6 +60,9 @@ func parseYAML(data []byte, r *report) []ruleText {
 	if !utf8.Valid(data) {
 		line := 1 + strings.Count(strings.ToValidUTF8(string(data), "\xff")[:invalidAt(data)], "\n")
 		r.fail(place{line, 1}, "", "save it as UTF-8", "is not UTF-8 text")
+		return nil
+	}
+	if !scan(r) {
 		return nil
 	}
 	file, err := parseSafely(data)
@@ -112,6 +119,62 @@ func parseYAML(data []byte, r *report) []ruleText {
 		r.fail(whereIs(file.Docs[0].Body), "", remedy, "has no rules")
 	}
 	return rules
+}
+
+// scan refuses what no policy looks like and the YAML library takes quadratic time for: very deep
+// brackets, very long lines, and mappings of thousands of fields.
+func scan(r *report) bool {
+	depth, alike, indent := 0, 0, 0
+	for i, line := range r.lines {
+		at := place{i + 1, 1}
+		if len(line) > maxLine {
+			r.fail(at, "", "break it", "has a line of %d bytes; the limit is %d", len(line), maxLine)
+			return false
+		}
+		content := strings.TrimLeft(line, " \t")
+		if content == "" || content[0] == '#' {
+			continue
+		}
+		// Brackets in strings are counted too. A list mark begins anew, so that they do not add up.
+		if content[0] == '-' {
+			depth, alike = 0, 0
+		}
+		if n := len(line) - len(content); n != indent {
+			indent, alike = n, 0
+		}
+		if alike++; alike > maxAlike {
+			r.fail(at, "", "a rule has at most eight fields", "has more than %d fields or lines of text in a row", maxAlike)
+			return false
+		}
+		for j := range len(content) {
+			switch content[j] {
+			case '[', '{':
+				depth++
+			case ']', '}':
+				depth = max(depth-1, 0)
+			}
+		}
+		// By lines would miss a line of brackets that is closed again.
+		if depth > maxFlow || strings.Count(content, "[")+strings.Count(content, "{") > maxFlow && flowDepth(content) > maxFlow {
+			r.fail(at, "", "a rule needs no more than three", "has more than %d brackets in each other", maxFlow)
+			return false
+		}
+	}
+	return true
+}
+
+func flowDepth(line string) int {
+	depth, deepest := 0, 0
+	for j := range len(line) {
+		switch line[j] {
+		case '[', '{':
+			depth++
+			deepest = max(deepest, depth)
+		case ']', '}':
+			depth--
+		}
+	}
+	return deepest
 }
 
 // parseSafely keeps a fault of the YAML library from taking the program down: the file comes from
