@@ -88,7 +88,7 @@ type Searcher interface {
 // A Search asks for documents.
 type Search struct {
 	Text   string         // words; no query syntax: it can never break the search or change its meaning. Empty: filter only, newest first
-	Filter map[string]any // exact matches by attribute; a value that is a slice matches any of its elements
+	Filter map[string]any // exact matches by attribute, or by "id"; a value that is a slice matches any of its elements
 	Size   int            // at most this many hits; 0 means 10
 }
 

@@ -220,6 +220,8 @@ func searchFilter(t *testing.T, h Harness) {
 		wantSet(t, tc.name, search(t, src, A, source.Search{Filter: tc.filter}), tc.want...)
 	}
 	wantIDs(t, "with words", search(t, src, A, source.Search{Text: "refund", Filter: map[string]any{"year": 2025}}), "d_2")
+	wantIDs(t, "by id", search(t, src, A, source.Search{Filter: map[string]any{"id": "d_2"}}), "d_2")
+	wantIDs(t, "by the start of an id", search(t, src, A, source.Search{Filter: map[string]any{"id": "d_"}}))
 }
 
 func searchBadFilter(t *testing.T, h Harness) {

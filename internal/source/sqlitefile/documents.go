@@ -15,6 +15,9 @@ import (
 	"github.com/atlas-mcp/atlas/internal/source"
 )
 
+// filterID is the name under which filters find a document by its id.
+const filterID = "id"
+
 // Bounds of a filter, so that no question makes a statement of any size.
 const (
 	maxFilters = 16
@@ -77,6 +80,14 @@ func PutDocument(c *Conn, d source.Document) (n int64, err error) {
 	}
 	if err := c.Exec(`DELETE FROM attr WHERE n = ?`, n); err != nil {
 		return 0, err
+	}
+	if _, taken := attrs[filterID]; taken {
+		return 0, atlas.Errorf(atlas.CodeInvalidArguments, nil, "a document's id is no attribute; leave it out").With("id", d.ID)
+	}
+	if id, ok := attrValue(d.ID); ok {
+		if err := c.Exec(`INSERT INTO attr (name, value, n) VALUES (?, ?, ?)`, filterID, id, n); err != nil {
+			return 0, err
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(attrs)) {
 		value, ok := attrValue(attrs[name])
