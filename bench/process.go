@@ -1,0 +1,252 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"time"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/app"
+)
+
+// A server is a contender's process.
+type server struct {
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	out     *bufio.Reader
+	addr    string
+	request []byte
+	want    []byte
+}
+
+// hello is what a server process says first; stats is its answer to a line on its input.
+type (
+	hello struct {
+		Addr  string `json:"addr"`
+		Path  string `json:"path"`
+		Token string `json:"token"`
+	}
+	stats struct {
+		Mallocs uint64 `json:"mallocs"`
+		Bytes   uint64 `json:"bytes"`
+	}
+)
+
+// start runs this program again as a server.
+func start(ctx context.Context, name string) (*server, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{cmd: exec.CommandContext(ctx, self, "-serve", name)}
+	s.cmd.Stderr = os.Stderr
+	if s.in, err = s.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	s.out = bufio.NewReader(out)
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	var h hello
+	if err := s.read(&h); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	s.addr, s.want = h.Addr, []byte(`refund_pending`)
+	body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"order","arguments":{"order_id":"o_9002"},"_meta":{` +
+		`"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},` +
+		`"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}}}}`
+	s.request = fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"+
+		"MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: order\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s",
+		h.Path, h.Addr, h.Token, len(body), body)
+	return s, nil
+}
+
+func (s *server) read(v any) error {
+	line, err := s.out.ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("server process: %w", err)
+	}
+	return json.Unmarshal(line, v)
+}
+
+// stats asks the server process for its allocation counters.
+func (s *server) stats() (stats, error) {
+	var st stats
+	if _, err := io.WriteString(s.in, "stats\n"); err != nil {
+		return st, err
+	}
+	err := s.read(&st)
+	return st, err
+}
+
+// measure drives the server and adds what it allocated for each call.
+func (s *server) measure(ctx context.Context, conns int, d time.Duration) (sample, error) {
+	before, err := s.stats()
+	if err != nil {
+		return sample{}, err
+	}
+	one, err := drive(ctx, s.addr, s.request, s.want, conns, d)
+	if err != nil {
+		return one, err
+	}
+	after, err := s.stats()
+	if err != nil {
+		return one, err
+	}
+	calls := float64(max(1, one.calls))
+	one.allocs = float64(after.Mallocs-before.Mallocs) / calls
+	one.bytes = float64(after.Bytes-before.Bytes) / calls
+	return one, nil
+}
+
+func (s *server) stop() error {
+	_ = s.in.Close() // the process ends at the end of its input
+	if err := s.cmd.Wait(); err != nil {
+		return fmt.Errorf("server process: %w", err)
+	}
+	return nil
+}
+
+// runServer serves as a contender until the end of in.
+func runServer(ctx context.Context, name string, in io.Reader, out io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ln, err := app.ListenLoopback(ctx)
+	if err != nil {
+		return err
+	}
+	h := hello{Addr: ln.Addr().String(), Path: "/mcp", Token: "none"}
+	var serve func() error
+	switch name {
+	case "nethttp":
+		serve = serveHTTP(ctx, ln, plainHTTP())
+	case "gosdk":
+		serve = serveHTTP(ctx, ln, bareSDK())
+	case "atlas", "atlas-none":
+		dir, err := os.MkdirTemp("", "atlas-bench-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+		a, token, err := openAtlas(ctx, ln, dir, name == "atlas-none")
+		if err != nil {
+			return err
+		}
+		defer a.Close() //nolint:errcheck // the process ends
+		h.Token, serve = token, func() error { return a.Serve(ctx, ln) }
+	default:
+		return fmt.Errorf("no contender %q; there are %s", name, names())
+	}
+	served := make(chan error, 1)
+	go func() { served <- serve() }()
+	enc := json.NewEncoder(out)
+	if err := enc.Encode(h); err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		if err := enc.Encode(stats{m.Mallocs, m.TotalAlloc}); err != nil {
+			return err
+		}
+	}
+	cancel()
+	return <-served
+}
+
+func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) func() error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)}
+	return func() error {
+		go func() { <-ctx.Done(); _ = srv.Close() }() // the process ends
+		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+// benchConfig is the default configuration with limits that a benchmark does not run into. Cursor
+// keys, audit log and state are real files in a temporary folder; the audit log is written.
+const benchConfig = `
+demo_data: false
+sources: {}
+tools: {files: []}
+roles: {bench: ["tool:memory:read"]}
+policy: {file: policy.yaml}
+ratelimit:
+  caller: {rate: 100000000, per: 1m, burst: 10000000}
+  tool: {rate: 100000000, per: 1m, burst: 10000000}
+  tenant: {rate: 100000000, per: 1m, burst: 10000000}
+`
+
+const benchPolicy = `
+rules:
+  - id: bench
+    subjects: ["role:bench"]
+    actions: ["tool:memory:read"]
+    resources: ["tenant:*/memory/*"]
+  - id: no-such-order
+    subjects: ["*"]
+    actions: ["tool:memory:read"]
+    resources: ["tenant:*/memory/*"]
+    effect: deny
+    when: context.args.order_id == "o_0"
+`
+
+func openAtlas(ctx context.Context, ln net.Listener, dir string, bare bool) (*app.App, string, error) {
+	for name, data := range map[string]string{"atlas.yaml": benchConfig, "policy.yaml": benchPolicy} {
+		if err := os.WriteFile(dir+"/"+name, []byte(data), 0o600); err != nil {
+			return nil, "", err
+		}
+	}
+	o := app.Options{
+		ConfigFile: dir + "/atlas.yaml", DataDir: dir + "/data", PublicURL: "http://" + ln.Addr().String(), LogLevel: "error", LogTo: os.Stderr,
+		ExtraTools: func(atlas.Handler) []*atlas.Tool { return []*atlas.Tool{memoryTool()} },
+	}
+	if bare {
+		keep := []string{"registry", "invoke"}
+		o.EditStages = func(all []app.NamedStage) []app.NamedStage {
+			var out []app.NamedStage
+			for _, s := range all {
+				for _, k := range keep {
+					if s.Name == k {
+						out = append(out, s)
+					}
+				}
+			}
+			return out
+		}
+	}
+	a, err := app.Open(ctx, o)
+	if err != nil {
+		return nil, "", err
+	}
+	token, err := a.Token(app.TokenRequest{Tenant: "acme", Subject: "bench", Roles: []string{"bench"}})
+	return a, token, err
+}
+
+func memoryTool() *atlas.Tool {
+	return &atlas.Tool{
+		Name: toolName, Level: atlas.Atomic, Version: "1", Source: "memory", ReadOnly: true, Idempotent: true, Reads: atlas.ReadsPrivate,
+		Description: "One order. It is kept in memory.", Scopes: []string{"tool:memory:read"}, Timeout: 5 * time.Second,
+		Input: json.RawMessage(inputSchema), Output: json.RawMessage(`{"type":"object","properties":{"order":{"type":"object"}},"required":["order"]}`),
+		Resource: func(atlas.Call) string { return "memory/order" },
+		Run: func(context.Context, atlas.Call) (atlas.Result, error) {
+			return atlas.Result{Structured: json.RawMessage(answer)}, nil
+		},
+	}
+}
