@@ -105,8 +105,8 @@ func TestSemanticSearch(t *testing.T) {
 	wantCode(t, err, atlas.CodeDeniedByPolicy)
 }
 
-// demo fills a house with what customer_context asks for.
-func demo(t testing.TB) *house {
+// filled fills a house with what customer_context asks for.
+func filled(t testing.TB) *house {
 	h := newHouse(t).build(shipped(t)...)
 	h.crm.answer = func(tenant atlas.TenantID, q source.Query) (source.Rows, error) {
 		mine := tenant == "acme" && q.Args["customer_id"] == "CUST-1001"
@@ -119,8 +119,6 @@ func demo(t testing.TB) *house {
 			return rows, nil
 		case strings.Contains(q.SQL, "FROM orders") && mine:
 			return source.Rows{Columns: []string{"id", "status"}, Rows: [][]any{{"o_9002", "refund_pending"}}, Truncated: true}, nil
-		case strings.Contains(q.SQL, "FROM documents"):
-			return source.Rows{Columns: []string{"id", "title"}, Rows: [][]any{{"doc_refund_policy", "Refund policy"}}}, nil
 		}
 		return source.Rows{}, nil
 	}
@@ -131,10 +129,10 @@ func demo(t testing.TB) *house {
 		return source.Hits{Total: 1, Hits: []source.Hit{hit("t_7301", 1, "title", "Refund on hold")}}, nil
 	}
 	h.kb.answer = func(_ context.Context, _ atlas.TenantID, n source.Nearest) (source.Hits, error) {
-		if n.Text != "refund?" || n.K != 3 {
+		if n.Text != "refund?" || n.K != 10 {
 			t.Errorf("documents: %+v", n)
 		}
-		return source.Hits{Hits: []source.Hit{hit("doc_refund_policy", 1)}}, nil
+		return source.Hits{Hits: []source.Hit{hit("doc_refund_policy", 1, "title", "Refund policy")}}, nil
 	}
 	return h
 }
@@ -142,7 +140,7 @@ func demo(t testing.TB) *house {
 const context1001 = `{"customer_id":"CUST-1001","question":"refund?"}`
 
 func TestCustomerContext(t *testing.T) {
-	h := demo(t)
+	h := filled(t)
 	got := h.get("customer_context", context1001)
 	want := map[string]any{
 		"customer_id": "CUST-1001", "question": "refund?", "partial_errors": map[string]any{}, "incomplete": []any{"orders"},
@@ -151,7 +149,7 @@ func TestCustomerContext(t *testing.T) {
 		},
 		"orders":    []any{map[string]any{"id": "o_9002", "status": "refund_pending"}},
 		"tickets":   []any{map[string]any{"id": "t_7301", "title": "Refund on hold"}},
-		"documents": []any{map[string]any{"id": "doc_refund_policy", "score": 1.0, "title": "Refund policy"}},
+		"documents": []any{map[string]any{"id": "doc_refund_policy", "title": "Refund policy", "dense_rank": 1.0, "rrf_score": 0.016393}},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -160,7 +158,7 @@ func TestCustomerContext(t *testing.T) {
 
 // Children go by the pipeline, as their parent's principal and tenant and no other.
 func TestChildrenCarryTheirParent(t *testing.T) {
-	h := demo(t)
+	h := filled(t)
 	h.get("customer_context", context1001)
 	seen := map[string]bool{}
 	for _, c := range h.calls[1:] {
@@ -169,8 +167,8 @@ func TestChildrenCarryTheirParent(t *testing.T) {
 		}
 		seen[c.ID] = true
 		depth, parent := 1, "customer_context"
-		if c.Name == "kb_search" || c.Name == "crm_documents" {
-			depth, parent = 2, "semantic_search"
+		if c.Name == "kb_search" || c.Name == "docs_search" {
+			depth, parent = 2, "hybrid_search"
 		}
 		if c.Parent == nil || c.Parent.Tool != parent || c.Parent.Depth != depth || c.Tenant != "acme" ||
 			c.Principal != h.calls[0].Principal || c.TraceParent != "00-trace" || c.Transport != "internal" {
@@ -183,7 +181,7 @@ func TestChildrenCarryTheirParent(t *testing.T) {
 }
 
 func TestAnotherTenantsCustomerIsNotFound(t *testing.T) {
-	h := demo(t)
+	h := filled(t)
 	_, foreign := h.ask(t.Context(), "globex", "customer_context", context1001)
 	_, missing := h.ask(t.Context(), "globex", "customer_context", `{"customer_id":"CUST-9","question":"refund?"}`)
 	wantCode(t, foreign, atlas.CodeNotFound)
@@ -193,9 +191,9 @@ func TestAnotherTenantsCustomerIsNotFound(t *testing.T) {
 }
 
 func TestFailedBranchIsNamed(t *testing.T) {
-	h := demo(t)
+	h := filled(t)
 	h.fail["tickets_of_customer"] = atlas.Errorf(atlas.CodeSourceUnavailable, errors.New("host db7"), "")
-	h.fail["semantic_search"] = errors.New("panic: host db7")
+	h.fail["hybrid_search"] = errors.New("panic: host db7")
 	res, err := h.ask(t.Context(), "acme", "customer_context", context1001)
 	if err != nil || !res.Partial {
 		t.Fatalf("partial %v, %v", res.Partial, err)
@@ -221,8 +219,8 @@ func TestFailedBranchIsNamed(t *testing.T) {
 
 // A degraded child makes its parent degraded: else the parent's answer would be cached as good.
 func TestPartialSpreads(t *testing.T) {
-	h := demo(t)
-	h.fail["crm_documents"] = &atlas.Error{Code: atlas.CodeTimeout}
+	h := filled(t)
+	h.fail["docs_search"] = &atlas.Error{Code: atlas.CodeTimeout}
 	res, err := h.ask(t.Context(), "acme", "customer_context", context1001)
 	if err != nil || !res.Partial {
 		t.Errorf("partial %v, %v", res.Partial, err)
@@ -231,9 +229,9 @@ func TestPartialSpreads(t *testing.T) {
 
 func TestSlowBranchIsGivenUpInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := demo(t)
+		h := filled(t)
 		h.hook = func(ctx context.Context, c atlas.Call) error {
-			if c.Name == "semantic_search" {
+			if c.Name == "hybrid_search" {
 				<-ctx.Done()
 				return ctx.Err()
 			}
@@ -254,7 +252,7 @@ func TestSlowBranchIsGivenUpInTime(t *testing.T) {
 
 func TestCancelEndsAWorkflow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := demo(t)
+		h := filled(t)
 		h.hook = func(ctx context.Context, c atlas.Call) error {
 			if c.Parent != nil {
 				<-ctx.Done()
@@ -272,7 +270,7 @@ func TestCancelEndsAWorkflow(t *testing.T) {
 // When a required step fails, the others are told to stop, and its error is the one that comes out.
 func TestRequiredFailureStopsTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := demo(t)
+		h := filled(t)
 		h.hook = func(ctx context.Context, c atlas.Call) error {
 			if c.Parent != nil && c.Name != "crm_customer" {
 				<-ctx.Done()
@@ -361,7 +359,7 @@ func TestFanOutIsBounded(t *testing.T) {
 
 // A pipeline that was reloaded may give a child's name to another tool; calls still do not nest for ever.
 func TestDepthIsBounded(t *testing.T) {
-	h := demo(t)
+	h := filled(t)
 	flow := h.tools["customer_context"]
 	flow.Input = json.RawMessage(`{}`) // as a child it is called without a question
 	h.tools["crm_customer"] = flow
@@ -373,7 +371,7 @@ func TestDepthIsBounded(t *testing.T) {
 }
 
 func TestOldestReadingCounts(t *testing.T) {
-	h := demo(t)
+	h := filled(t)
 	old := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	run := h.tools["crm_customer_orders"].Run
 	h.tools["crm_customer_orders"].Run = func(ctx context.Context, c atlas.Call) (atlas.Result, error) {

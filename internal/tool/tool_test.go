@@ -81,7 +81,7 @@ func TestLabels(t *testing.T) {
 	if got := h.tools["files_put"]; got.Effects != atlas.EffectsWrite || !got.Destructive || !got.Idempotent {
 		t.Errorf("files_put: %+v", got)
 	}
-	want := []string{"tool:crm:read", "tool:kb:read", "tool:tickets:read"}
+	want := []string{"tool:crm:read", "tool:docs:read", "tool:kb:read", "tool:tickets:read"}
 	if d := cmp.Diff(want, h.tools["customer_context"].Scopes); d != "" {
 		t.Errorf("scopes of customer_context: %s", d)
 	}
