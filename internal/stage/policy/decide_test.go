@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -226,6 +228,7 @@ func TestFacts(t *testing.T) {
 		{"unknown error denies", everyone(noDrop), "down", atlas.CodeDeniedByPolicy, "no-drop", 1},
 		{"error in a rule that cannot match", everyone(narrow), "down", "", "all", 1},
 		{"deny rule beats bad SQL", everyone(noDrop + forbid("no-crm", `context.tool.source == "crm"`)), "bad", atlas.CodeDeniedByPolicy, "no-crm", 1},
+		{"bad SQL of a caller whom no rule allows", strings.Replace(rule(`when: principal.subject == "other"`), "id: r", "id: only-other", 1) + noDrop, "bad", atlas.CodeDeniedByPolicy, "no-drop", 1},
 		{"error in an allow rule", rule("conditions: {tables: [orders]}"), "down", atlas.CodeNotAuthorized, "", 1},
 		{"error in a when", everyone(forbid("no-secret", `context.facts.tables.contains("secret")`)), "down", atlas.CodeDeniedByPolicy, "no-secret", 1},
 	} {
@@ -265,6 +268,13 @@ func TestFactsEndWithTheCall(t *testing.T) {
 	_, err := e.Decide(ctx, callOf(t, &tool, who(), `{"sql":"x"}`))
 	if atlas.CodeOf(err) != atlas.CodeCanceled {
 		t.Errorf("got %v, want canceled", err)
+	}
+	tool.Facts = func(ctx context.Context, _ atlas.Call) (atlas.Facts, error) {
+		if deadline, _ := ctx.Deadline(); time.Until(deadline) > time.Second {
+			t.Error("the tool's own timeout does not bound Facts")
+		}
+		<-ctx.Done()
+		return atlas.Facts{}, ctx.Err()
 	}
 	tool.Timeout = 1 // a nanosecond: the source is too slow, the caller may try again
 	d := decide(t, e, callOf(t, &tool, who(), `{"sql":"x"}`))
@@ -347,6 +357,33 @@ func TestStage(t *testing.T) {
 
 	if _, err := h(t.Context(), atlas.Call{Op: atlas.OpList, Principal: who()}); err != broken || len(seen) != 2 {
 		t.Errorf("a list did not pass: %v", err)
+	}
+}
+
+// Of several rules that decide, the one with the smallest id is named, however the file and the
+// subjects are ordered.
+func TestSmallestIDIsNamed(t *testing.T) {
+	ts := tools()
+	line := func(id, subject, effect string) string {
+		return fmt.Sprintf("  - {id: %s, subjects: [%q], actions: [\"*\"], resources: [\"*\"], effect: %s}\n", id, subject, effect)
+	}
+	for _, c := range []struct {
+		want  string
+		rules []string
+	}{
+		{"a", []string{line("b", "*", "allow"), line("a", "role:x", "allow")}},
+		{"a", []string{line("a", "*", "allow"), line("b", "role:x", "allow")}},
+		{"a", []string{line("c", "user:u1", "allow"), line("b", "role:x", "allow"), line("a", "role:*", "allow")}},
+		{"d", []string{line("e", "*", "deny"), line("b", "role:x", "allow"), line("d", "role:x", "deny")}},
+		{"d", []string{line("d", "user:*", "deny"), line("a", "role:x", "allow"), line("e", "*", "deny")}},
+	} {
+		for range 2 {
+			e := load(t, "rules:\n"+strings.Join(c.rules, ""), ts)
+			if d := decide(t, e, callOf(t, ts["kb_search"], who("x"), `{}`)); d.Rule != c.want {
+				t.Errorf("%v: got %s, want %s", c.rules, d.Rule, c.want)
+			}
+			slices.Reverse(c.rules)
+		}
 	}
 }
 

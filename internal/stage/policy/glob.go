@@ -76,8 +76,8 @@ func (g *glob) match(s string) bool {
 	return matchStars(g.head, s[:end], g.seps)
 }
 
-// matchStars matches s as a whole. It takes at most len(p)*len(s) steps: after a separator only
-// the last * of the new segment can need to take more.
+// matchStars matches s as a whole, in at most len(p)*len(s) steps: where a match fails, only the
+// last * before can have to take more, and that only up to the next separator.
 func matchStars(p, s, seps string) bool {
 	i, j := 0, 0
 	star, mark := -1, 0
@@ -87,9 +87,6 @@ func matchStars(p, s, seps string) bool {
 			star, mark = i, j
 			i++
 		case i < len(p) && p[i] == s[j]:
-			if strings.IndexByte(seps, p[i]) >= 0 {
-				star = -1 // the star before cannot cross this separator
-			}
 			i++
 			j++
 		case star >= 0 && strings.IndexByte(seps, s[mark]) < 0:

@@ -75,7 +75,8 @@ func tools() map[string]*atlas.Tool {
 		{
 			Name: "refund", Source: "pay", Level: atlas.Atomic, Scopes: []string{"tool:pay:write"}, Destructive: true,
 			Input: json.RawMessage(`{"type":"object","properties":{"amount":{"type":"number"},"count":{"type":"integer"},"tags":{"type":"array","items":{"type":"string"}},
-				"to":{"type":"object","properties":{"iban":{"type":"string"},"fee":{"type":["integer","null"]}},"required":["iban"]}},"required":["amount"]}`),
+				"to":{"type":"object","properties":{"iban":{"type":"string"},"fee":{"type":["integer","null"]}},"required":["iban"]},
+				"memo":{"type":["string","null"]}},"required":["amount","memo"]}`),
 		},
 		{Name: "bare", Source: "bare", Input: json.RawMessage(`{"type":"object"}`)},
 	}

@@ -89,7 +89,7 @@ func parseWhen(t text, rule string, r *report) *when {
 		return nil
 	}
 	// The text must not leave the braces that it is put into.
-	if len(list) != 1 || len(list[0].AST().Conditions) != 1 || !balanced(t.value) {
+	if len(list) != 1 || len(list[0].AST().Conditions) != 1 {
 		r.fail(t.at, rule, "write one expression, without when {…}", "when must be one Cedar expression")
 		return nil
 	}
@@ -243,24 +243,6 @@ func nesting(s string) int {
 		}
 	}
 	return deepest
-}
-
-// balanced reports whether no bracket closes what it did not open.
-func balanced(s string) bool {
-	var open []byte
-	pair := map[byte]byte{')': '(', ']': '[', '}': '{'}
-	for _, t := range cedarToken.FindAllString(s, -1) {
-		switch t {
-		case "(", "[", "{":
-			open = append(open, t[0])
-		case ")", "]", "}":
-			if len(open) == 0 || open[len(open)-1] != pair[t[0]] {
-				return false
-			}
-			open = open[:len(open)-1]
-		}
-	}
-	return len(open) == 0
 }
 
 var (
