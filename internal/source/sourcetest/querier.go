@@ -185,6 +185,7 @@ func queryHidden(t *testing.T, h Harness) {
 		`SELECT id FROM orders UNION SELECT id FROM @`, `SELECT * FROM orders UNION SELECT * FROM @`,
 		`SELECT (SELECT id FROM @) FROM orders`, `WITH x AS (SELECT * FROM @) SELECT * FROM x`, `SELECT 1 WHERE EXISTS (SELECT 1 FROM @)`,
 		`SELECT o.id FROM orders o JOIN @ v ON v.id = o.id`, `SELECT id FROM orders WHERE id IN (SELECT secret FROM @)`,
+		`SELECT g.secret FROM (SELECT '` + Vault + `' AS secret) AS g NATURAL JOIN @`, `SELECT g.id FROM (SELECT '1' AS id) AS g JOIN @ USING (id)`,
 	} {
 		hidden := queryErr(t, src, A, strings.ReplaceAll(format, "@", "vault"), nil)
 		absent := queryErr(t, src, A, strings.ReplaceAll(format, "@", "vaylt"), nil)
@@ -198,6 +199,7 @@ func queryHidden(t *testing.T, h Harness) {
 		`SELECT ssn FROM customers`, `SELECT * FROM customers`, `SELECT id FROM customers WHERE ssn LIKE 'ssn%'`,
 		`SELECT c.ssn FROM customers c`, `SELECT "ssn" FROM customers`, `SELECT id FROM customers ORDER BY ssn`,
 		`SELECT max(SSN) FROM customers`, `SELECT 1 FROM customers GROUP BY ssn`, `SELECT x FROM (SELECT ssn AS x FROM customers)`,
+		`SELECT id FROM customers NATURAL JOIN (SELECT 'ssn-x' AS ssn) AS g`, `SELECT id FROM customers JOIN (SELECT 'ssn-x' AS ssn) AS g USING (ssn)`,
 	} {
 		refused(t, queryErr(t, src, A, sql, nil), atlas.CodeInvalidQuery)
 	}
