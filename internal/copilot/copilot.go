@@ -210,6 +210,7 @@ func dropped(c Checked) int {
 }
 
 func (r *run) finish(sources []Source, checked Checked, v Verdict) {
+	sources, checked = renumber(sources, checked)
 	r.res.Draft, r.res.Answered, r.res.Checks = checked.Text, checked.Answered, checked.Sentences
 	if r.res.Checks == nil {
 		r.res.Checks = []SentenceCheck{}
