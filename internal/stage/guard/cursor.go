@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -104,10 +105,10 @@ func (c *cursors) make(offset int, b binding, now time.Time) (string, error) {
 		return "", err
 	}
 	var plain [plainSize]byte
-	binary.BigEndian.PutUint64(plain[:8], uint64(offset))                     //nolint:gosec // not negative
-	binary.BigEndian.PutUint64(plain[8:], uint64(now.Add(c.ttl).UnixMilli())) //nolint:gosec // after 1970
+	binary.BigEndian.PutUint64(plain[:8], uint64(offset)) //nolint:gosec // not negative
+	binary.BigEndian.PutUint64(plain[8:], uint64(now.Add(c.ttl).UnixMilli()))
 	out := append(head, nonce...)
-	out = aead.Seal(out, nonce, plain[:], b.append(head[:len(head):len(head)]))
+	out = aead.Seal(out, nonce, plain[:], b.append(slices.Clip(head)))
 	return base64.RawURLEncoding.EncodeToString(out), nil
 }
 
@@ -132,7 +133,7 @@ func (c *cursors) open(cursor string, b binding, now time.Time) (offset int, ok 
 		return 0, false
 	}
 	nonce, sealed := raw[len(head):len(head)+aead.NonceSize()], raw[len(head)+aead.NonceSize():]
-	plain, err := aead.Open(nil, nonce, sealed, b.append(head[:len(head):len(head)]))
+	plain, err := aead.Open(nil, nonce, sealed, b.append(slices.Clip(head)))
 	if err != nil || len(plain) != plainSize {
 		return 0, false
 	}
@@ -140,7 +141,7 @@ func (c *cursors) open(cursor string, b binding, now time.Time) (offset int, ok 
 	if now.UnixMilli() >= int64(expiry) || at > 1<<31 { //nolint:gosec // we wrote it
 		return 0, false
 	}
-	return int(at), true //nolint:gosec // checked
+	return int(at), true
 }
 
 // errInvalidCursor is one and the same for a tampered, foreign, expired and malformed cursor.

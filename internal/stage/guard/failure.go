@@ -19,8 +19,8 @@ func (g *Guard) failure(call atlas.Call, err error) error {
 		return nil
 	}
 	e := atlas.ErrorOf(err)
-	out := *e // errors may be shared, and are not changed
-	if err != error(e) {
+	out := *e                                 // errors may be shared, and are not changed
+	if _, bare := err.(*atlas.Error); !bare { //nolint:errorlint // whether it is wrapped is the question
 		out.Err = err // what was wrapped round it, for operators
 	}
 	m := mode{pii: true, untrusted: true}
@@ -28,8 +28,7 @@ func (g *Guard) failure(call atlas.Call, err error) error {
 		m.pii = !call.Principal.HasScope(ScopePII)
 	}
 	// Cut last: half a secret is no longer recognised.
-	hint, _ := g.detect.text(e.Hint, m)
-	out.Hint = cutText(hint, maxHint)
+	out.Hint = cutText(g.detect.text(e.Hint, m), maxHint)
 	if len(e.Context) > 0 {
 		out.Context = make(map[string]any, len(e.Context))
 		for k, v := range e.Context {
@@ -47,8 +46,7 @@ func (g *Guard) contextValue(v any, m mode) (any, bool) {
 	case nil, bool, int, int64, float64, json.Number:
 		return v, true
 	case string:
-		s, _ := g.detect.text(v, m)
-		return s, true
+		return g.detect.text(v, m), true
 	}
 	raw, err := json.Marshal(v)
 	if err != nil {

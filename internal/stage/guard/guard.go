@@ -96,11 +96,7 @@ func New(cfg Config, keys []Key) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	detect, err := newDetector(cfg.PII)
-	if err != nil {
-		return nil, err
-	}
-	return &Guard{cfg: cfg, cursors: cursors, detect: detect}, nil
+	return &Guard{cfg: cfg, cursors: cursors, detect: newDetector(cfg.PII)}, nil
 }
 
 // Stage opens cursors before next and guards what comes out. Answers to child calls are redacted

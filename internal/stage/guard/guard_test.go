@@ -46,10 +46,11 @@ func fails(err error) atlas.Handler {
 	}
 }
 
-func newCall(tenant atlas.TenantID, subject, args string) atlas.Call {
+// newCall is a call by ann of acme.
+func newCall(args string) atlas.Call {
 	return atlas.Call{
-		Op: atlas.OpCall, Name: "crm_query", Tenant: tenant, Args: atlas.Args{Raw: json.RawMessage(args)},
-		Principal: &atlas.Principal{Tenant: tenant, Subject: subject},
+		Op: atlas.OpCall, Name: "crm_query", Tenant: "acme", Args: atlas.Args{Raw: json.RawMessage(args)},
+		Principal: &atlas.Principal{Tenant: "acme", Subject: "ann"},
 		Tool:      &atlas.Tool{Name: "crm_query", Version: "v1", Items: "rows", Reads: atlas.ReadsPrivate},
 	}
 }
@@ -100,7 +101,7 @@ func withCursor(args, cursor string) string {
 
 func TestAnswersUnderTheLimitsAreUntouched(t *testing.T) {
 	for _, s := range []string{rows(50), rows(0), `{}`, ` { "rows" : [ ] } `, `{"rows":null}`, `{"rows":{"a":[1]}}`, `[1,2]`, `{"x":` + strings.Repeat(" ", 100) + `1}`} {
-		res, err := newGuard(t, guard.Config{}).Stage(answers(s))(t.Context(), newCall("acme", "ann", `{}`))
+		res, err := newGuard(t, guard.Config{}).Stage(answers(s))(t.Context(), newCall(`{}`))
 		if err != nil || string(res.Structured) != s || res.Truncated || res.NextCursor != "" || res.Notes.Cache != "hit" {
 			t.Errorf("%s became %s, %+v, %v", s, res.Structured, res, err)
 		}
@@ -134,7 +135,7 @@ func TestLongAnswersArePagedByWholeItems(t *testing.T) {
 			args := `{"limit":100}`
 			next, seen := 0, []int{}
 			for {
-				res, err := h(t.Context(), newCall("acme", "ann", args))
+				res, err := h(t.Context(), newCall(args))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -192,7 +193,7 @@ func TestPagesTogetherAreTheAnswer(t *testing.T) {
 		h := newGuard(t, cfg).Stage(answers(string(raw)))
 		var got []string
 		for args := "{}"; ; {
-			res, err := h(t.Context(), newCall("acme", "ann", args))
+			res, err := h(t.Context(), newCall(args))
 			if err != nil {
 				rt.Fatal(err)
 			}
@@ -220,11 +221,11 @@ func TestPagesTogetherAreTheAnswer(t *testing.T) {
 func TestTruncatedBySourceStaysTruncated(t *testing.T) {
 	inner := `{"rows":[1,2,3],"truncated":true,"next_cursor":"theirs"}`
 	h := newGuard(t, guard.Config{MaxItems: 2}).Stage(answers(inner))
-	first, err := h(t.Context(), newCall("acme", "ann", `{}`))
+	first, err := h(t.Context(), newCall(`{}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	last, err := h(t.Context(), newCall("acme", "ann", withCursor(`{}`, first.NextCursor)))
+	last, err := h(t.Context(), newCall(withCursor(`{}`, first.NextCursor)))
 	if want := `{"rows":[3],"truncated":true}`; err != nil || string(last.Structured) != want || last.NextCursor != "" {
 		t.Errorf("got %s, %v, want %s", last.Structured, err, want)
 	}
@@ -247,7 +248,7 @@ func TestWhatCannotBePaged(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			call := newCall("acme", "ann", `{}`)
+			call := newCall(`{}`)
 			call.Tool.Items = tt.items
 			res, err := newGuard(t, tt.cfg).Stage(answers(tt.answer))(t.Context(), call)
 			e := atlas.ErrorOf(err)
@@ -264,7 +265,7 @@ func TestWhatCannotBePaged(t *testing.T) {
 func TestAnswersThatAreNotJSON(t *testing.T) {
 	long := strings.Repeat("1,", 100)
 	for _, s := range []string{`{"rows":"unclosed`, `{"rows":[` + long + `]`, `{"rows":[` + long + `}`, `{"rows":[` + long + `1]}x`, `{"rows":[` + long + `[}]]}`, `{"rows":[` + long + `1 2]}`, `{` + long, `{"a" ` + long, `{"rows":[` + long + `]}`} {
-		_, err := newGuard(t, guard.Config{}).Stage(answers(s))(t.Context(), newCall("acme", "ann", `{}`))
+		_, err := newGuard(t, guard.Config{}).Stage(answers(s))(t.Context(), newCall(`{}`))
 		if atlas.CodeOf(err) != atlas.CodeInternal {
 			t.Errorf("%s: got %v, want internal_error", s, err)
 		}
@@ -274,17 +275,17 @@ func TestAnswersThatAreNotJSON(t *testing.T) {
 func TestCursorIsBoundToItsCall(t *testing.T) {
 	g := newGuard(t, guard.Config{MaxItems: 2})
 	h := g.Stage(answers(rows(9)))
-	first, err := h(t.Context(), newCall("acme", "ann", `{"q":"x","n":1}`))
+	first, err := h(t.Context(), newCall(`{"q":"x","n":1}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := first.NextCursor
-	good := newCall("acme", "ann", withCursor(`{ "n" : 1.0, "q":"\u0078" }`, c)) // the same arguments
+	good := newCall(withCursor(`{ "n" : 1.0, "q":"\u0078" }`, c)) // the same arguments
 	if res, err := h(t.Context(), good); err != nil || decode(t, res).Rows[0].ID != 2 {
 		t.Fatalf("the owner's own cursor: %v", err)
 	}
 	with := func(change func(*atlas.Call)) atlas.Call {
-		call := newCall("acme", "ann", withCursor(`{"q":"x","n":1}`, c))
+		call := newCall(withCursor(`{"q":"x","n":1}`, c))
 		change(&call)
 		return call
 	}
@@ -347,7 +348,7 @@ func TestCursorHidesItsContent(t *testing.T) {
 	h := newGuard(t, guard.Config{MaxItems: 2}).Stage(answers(rows(9)))
 	seen := map[string]bool{}
 	for range 20 {
-		res, err := h(t.Context(), newCall("acme", "ann", `{}`))
+		res, err := h(t.Context(), newCall(`{}`))
 		if err != nil || seen[res.NextCursor] {
 			t.Fatalf("%v, or a cursor was given twice", err)
 		}
@@ -358,11 +359,11 @@ func TestCursorHidesItsContent(t *testing.T) {
 func TestCursorExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newGuard(t, guard.Config{MaxItems: 2, CursorTTL: time.Minute}).Stage(answers(rows(9)))
-		first, err := h(t.Context(), newCall("acme", "ann", `{}`))
+		first, err := h(t.Context(), newCall(`{}`))
 		if err != nil {
 			t.Fatal(err)
 		}
-		call := newCall("acme", "ann", withCursor(`{}`, first.NextCursor))
+		call := newCall(withCursor(`{}`, first.NextCursor))
 		time.Sleep(time.Minute - time.Millisecond)
 		if _, err := h(t.Context(), call); err != nil {
 			t.Errorf("just before its end: %v", err)
@@ -376,11 +377,11 @@ func TestCursorExpires(t *testing.T) {
 
 func TestKeysCanBeChanged(t *testing.T) {
 	cfg := guard.Config{MaxItems: 2}
-	first, err := newGuard(t, cfg, key1).Stage(answers(rows(9)))(t.Context(), newCall("acme", "ann", `{}`))
+	first, err := newGuard(t, cfg, key1).Stage(answers(rows(9)))(t.Context(), newCall(`{}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	call := newCall("acme", "ann", withCursor(`{}`, first.NextCursor))
+	call := newCall(withCursor(`{}`, first.NextCursor))
 	for name, keys := range map[string][]guard.Key{"after a restart": {key1}, "after a change": {key2, key1}} {
 		if _, err := newGuard(t, cfg, keys...).Stage(answers(rows(9)))(t.Context(), call); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -416,7 +417,7 @@ func TestWhatHappensToTheCursorArgument(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			call := newCall("acme", "ann", tt.raw)
+			call := newCall(tt.raw)
 			call.Tool.Items = tt.items
 			got := ""
 			_, err := newGuard(t, guard.Config{}).Stage(func(_ context.Context, c atlas.Call) (atlas.Result, error) {
@@ -432,11 +433,11 @@ func TestWhatHappensToTheCursorArgument(t *testing.T) {
 
 func TestOffsetBehindTheEndGivesAnEmptyPage(t *testing.T) {
 	g := newGuard(t, guard.Config{MaxItems: 5})
-	first, err := g.Stage(answers(rows(9)))(t.Context(), newCall("acme", "ann", `{}`))
+	first, err := g.Stage(answers(rows(9)))(t.Context(), newCall(`{}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	call := newCall("acme", "ann", withCursor(`{}`, first.NextCursor))
+	call := newCall(withCursor(`{}`, first.NextCursor))
 	res, err := g.Stage(answers(rows(3)))(t.Context(), call) // rows went in the meantime
 	if want := `{"columns":["id","note"],"took":3,"rows":[]}`; err != nil || string(res.Structured) != want {
 		t.Errorf("got %s, %v, want %s", res.Structured, err, want)
@@ -453,7 +454,7 @@ func TestPagesAreRedacted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := newGuard(t, guard.Config{MaxItems: 10}).Stage(answers(string(raw)))(t.Context(), newCall("acme", "ann", `{}`))
+	res, err := newGuard(t, guard.Config{MaxItems: 10}).Stage(answers(string(raw)))(t.Context(), newCall(`{}`))
 	if err != nil || strings.Contains(string(res.Structured), secret) || res.Notes.Redacted != 11 {
 		t.Errorf("%d redacted in %s, %v; want 10 rows and a note", res.Notes.Redacted, res.Structured, err)
 	}
@@ -466,14 +467,14 @@ func TestPagesAreRedacted(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := guard.Config{MaxBytes: max(1024, len(raw))}
-	res, err = newGuard(t, cfg).Stage(answers(string(raw)))(t.Context(), newCall("acme", "ann", `{}`))
+	res, err = newGuard(t, cfg).Stage(answers(string(raw)))(t.Context(), newCall(`{}`))
 	if err != nil || len(res.Structured) > cfg.MaxBytes || !res.Truncated || strings.Contains(string(res.Structured), "4111") {
 		t.Errorf("%d bytes, truncated %t, %v", len(res.Structured), res.Truncated, err)
 	}
 }
 
 func TestChildCallsAreRedactedAndNotPaged(t *testing.T) {
-	call := newCall("acme", "ann", `{"cursor":"x"}`)
+	call := newCall(`{"cursor":"x"}`)
 	call.Parent = &atlas.Parent{ID: "p", Depth: 1}
 	raw := strings.Replace(rows(500), `"took":3`, `"token":"ghp_`+letters36+`"`, 1)
 	res, err := newGuard(t, guard.Config{}).Stage(answers(raw))(t.Context(), call)
@@ -494,7 +495,7 @@ func TestErrorsAreGuarded(t *testing.T) {
 			}{"/a"}, "odd": make(chan int),
 		},
 	}
-	res, err := newGuard(t, guard.Config{}).Stage(fails(fmt.Errorf("query: %w", shared)))(t.Context(), newCall("acme", "ann", `{}`))
+	res, err := newGuard(t, guard.Config{}).Stage(fails(fmt.Errorf("query: %w", shared)))(t.Context(), newCall(`{}`))
 	e, ok := err.(*atlas.Error) //nolint:errorlint // the type itself is promised
 	if !ok || e.Code != atlas.CodeSourceError || e.RetryAfter != time.Second || !errors.Is(err, cause) {
 		t.Fatalf("got %v", err)
@@ -515,9 +516,9 @@ func TestErrorsAreGuarded(t *testing.T) {
 }
 
 func TestEveryErrorBecomesAnAtlasError(t *testing.T) {
-	list := newCall("acme", "ann", `{}`)
+	list := newCall(`{}`)
 	list.Op, list.Tool = atlas.OpList, nil
-	for _, call := range []atlas.Call{newCall("acme", "ann", `{}`), list} {
+	for _, call := range []atlas.Call{newCall(`{}`), list} {
 		for want, err := range map[atlas.Code]error{
 			atlas.CodeInternal: io.ErrUnexpectedEOF, atlas.CodeCanceled: fmt.Errorf("x: %w", context.Canceled), atlas.CodeTimeout: context.DeadlineExceeded,
 		} {
@@ -531,21 +532,21 @@ func TestEveryErrorBecomesAnAtlasError(t *testing.T) {
 
 func TestHintsAreCutToThreeHundredCharacters(t *testing.T) {
 	for _, hint := range []string{strings.Repeat("é", 301), strings.Repeat("word ", 100), strings.Repeat("x", 290) + " ghp_" + letters36} {
-		_, err := newGuard(t, guard.Config{}).Stage(fails(atlas.Errorf(atlas.CodeSourceError, nil, hint)))(t.Context(), newCall("acme", "ann", `{}`))
+		_, err := newGuard(t, guard.Config{}).Stage(fails(atlas.Errorf(atlas.CodeSourceError, nil, hint)))(t.Context(), newCall(`{}`))
 		got := atlas.ErrorOf(err).Hint
 		if n := len([]rune(got)); n > 300 || n < 250 || !strings.HasSuffix(got, "…") || strings.Contains(got, "ghp_") {
 			t.Errorf("hint of %d characters: %s", n, got)
 		}
 	}
 	short := strings.Repeat("é", 300)
-	_, err := newGuard(t, guard.Config{}).Stage(fails(atlas.Errorf(atlas.CodeSourceError, nil, short)))(t.Context(), newCall("acme", "ann", `{}`))
+	_, err := newGuard(t, guard.Config{}).Stage(fails(atlas.Errorf(atlas.CodeSourceError, nil, short)))(t.Context(), newCall(`{}`))
 	if got := atlas.ErrorOf(err).Hint; got != short {
 		t.Errorf("a hint of 300 characters became %q", got)
 	}
 }
 
 func TestListsPass(t *testing.T) {
-	call := newCall("acme", "ann", `{}`)
+	call := newCall(`{}`)
 	call.Op, call.Tool = atlas.OpList, nil
 	tools := []*atlas.Tool{{Name: "a"}}
 	res, err := newGuard(t, guard.Config{}).Stage(func(context.Context, atlas.Call) (atlas.Result, error) { return atlas.Result{Tools: tools}, nil })(t.Context(), call)
@@ -606,7 +607,7 @@ func BenchmarkStage(b *testing.B) {
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			h := newGuard(b, guard.Config{}).Stage(answers(bb.answer))
-			call := newCall("acme", "ann", `{"order_id":"o_9002"}`)
+			call := newCall(`{"order_id":"o_9002"}`)
 			call.Tool.Reads = bb.reads
 			b.SetBytes(int64(len(bb.answer)))
 			b.ReportAllocs()

@@ -22,12 +22,16 @@ func neutralize(dst, text []byte) ([]byte, bool) {
 	copied := 0
 	prev := lastRune(text[:i])
 	for i < len(text) {
+		if plain(text[i]) {
+			prev = rune(text[i])
+			i++
+			continue
+		}
 		r, n := utf8.DecodeRune(text[i:])
 		keep, stand := r, rune(0)
 		switch {
 		case r == utf8.RuneError && n == 1:
 			keep, stand = 0, utf8.RuneError
-		case r == '\n' || r == '\t' || r == '\r':
 		case r < ' ' || r >= 0x7f && r < 0xa0:
 			keep, stand = 0, utf8.RuneError
 		case r == '\u2028' || r == '\u2029':
@@ -38,7 +42,11 @@ func neutralize(dst, text []byte) ([]byte, bool) {
 			// characters; a row of them only carries bits.
 			next, _ := utf8.DecodeRune(text[i+n:])
 			joiner := r <= '\u200d'
-			if joiner && !(joinable(next) && (joinable(prev) || prev == '\ufe0f')) || !joiner && !joinable(prev) {
+			if joiner {
+				if !joinable(next) || !joinable(prev) && prev != '\ufe0f' {
+					keep = 0
+				}
+			} else if !joinable(prev) {
 				keep = 0
 			}
 		case hidden(r):

@@ -22,11 +22,13 @@ type hit struct {
 
 // A detector finds secrets and personal data. It is immutable and safe for concurrent use.
 //
-// An ordinary string costs one look at each byte: a table tells the few that can begin a digit
-// group or a keyword of a rule, and only there is more looked at.
+// An ordinary string costs a look or two at each byte: a table tells the bytes that can begin a
+// digit group or a keyword of a rule, a bit set the three bytes that can begin a keyword, and only
+// there is more looked at.
 type detector struct {
 	first   [256]uint8 // 0: nothing begins here; 1: a digit; from 2: bucket i-2
-	buckets []bucket
+	starts  [1 << 9]uint64
+	buckets [][]keyword
 	rules   []rule
 	card    bool
 	iban    bool
@@ -34,19 +36,25 @@ type detector struct {
 	others  *otherPII // kinds left to alcatraz; nil if there are none
 }
 
-type bucket struct {
-	second [256]bool // bytes that may stand after the first
-	words  []keyword
-}
-
 type keyword struct {
 	text string
 	rule *rule
 }
 
+// trigram packs the three bytes at the beginning of s.
+func trigram[T string | []byte](s T) uint32 {
+	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16
+}
+
+// place is where a trigram's bit stands in detector.starts (multiplicative hashing, to 15 bits).
+func place(tri uint32) (word, bit uint32) {
+	h := tri * 2654435761 >> 17
+	return h >> 6, h & 63
+}
+
 const isDigit = 1
 
-func newDetector(pii []string) (*detector, error) {
+func newDetector(pii []string) *detector {
 	d := &detector{rules: secretRules()}
 	for c := '0'; c <= '9'; c++ {
 		d.first[c] = isDigit
@@ -56,12 +64,13 @@ func newDetector(pii []string) (*detector, error) {
 		for _, word := range r.keywords {
 			c := word[0]
 			if d.first[c] == 0 {
-				d.buckets = append(d.buckets, bucket{})
+				d.buckets = append(d.buckets, nil)
 				d.first[c] = uint8(len(d.buckets) + 1) //nolint:gosec // at most one for each byte value that is no digit
 			}
 			b := &d.buckets[d.first[c]-2]
-			b.second[word[1]] = true
-			b.words = append(b.words, keyword{word, r})
+			*b = append(*b, keyword{word, r})
+			w, bit := place(trigram(word))
+			d.starts[w] |= 1 << bit
 		}
 	}
 	var others []string
@@ -80,7 +89,7 @@ func newDetector(pii []string) (*detector, error) {
 	if len(others) > 0 {
 		d.others = newOtherPII(others)
 	}
-	return d, nil
+	return d
 }
 
 // scratch is memory for one string at a time; nothing of it outlives the call that took it.
@@ -173,7 +182,7 @@ func (s *scratch) read(body []byte, untrusted bool) (text []byte, rewritten bool
 }
 
 // text redacts plain text, such as a hint.
-func (d *detector) text(text string, m mode) (string, int) {
+func (d *detector) text(text string, m mode) string {
 	b := []byte(text)
 	if m.untrusted {
 		if clean, changed := neutralize(nil, b); changed {
@@ -182,7 +191,7 @@ func (d *detector) text(text string, m mode) (string, int) {
 	}
 	hits := d.find(nil, b, m.pii, true)
 	if len(hits) == 0 {
-		return string(b), 0
+		return string(b)
 	}
 	out, from := make([]byte, 0, len(b)+32), 0
 	for _, h := range hits {
@@ -190,7 +199,7 @@ func (d *detector) text(text string, m mode) (string, int) {
 		out = appendMark(out, h.kind)
 		from = h.end
 	}
-	return string(append(out, b[from:]...)), len(hits)
+	return string(append(out, b[from:]...))
 }
 
 // kinds returns the sorted kinds of personal data in JSON text: in values, keys and numbers.
@@ -243,10 +252,15 @@ func (d *detector) find(hits []hit, s []byte, pii, secrets bool) []hit {
 				}
 			}
 			i = end
-		case !secrets || i+1 >= len(s) || !d.buckets[k-2].second[s[i+1]]:
+		case !secrets || i+3 > len(s):
 			i++
 		default:
-			h, ok := d.buckets[k-2].match(s, i)
+			tri := trigram(s[i:])
+			if w, bit := place(tri); d.starts[w]>>bit&1 == 0 {
+				i++
+				continue
+			}
+			h, ok := match(d.buckets[k-2], s, i)
 			if !ok {
 				i++
 				continue
@@ -261,8 +275,8 @@ func (d *detector) find(hits []hit, s []byte, pii, secrets bool) []hit {
 	return hits
 }
 
-func (b *bucket) match(s []byte, i int) (hit, bool) {
-	for _, w := range b.words {
+func match(words []keyword, s []byte, i int) (hit, bool) {
+	for _, w := range words {
 		if len(s)-i < len(w.text) || string(s[i:i+len(w.text)]) != w.text {
 			continue
 		}
@@ -326,13 +340,13 @@ func appendEscaped(dst, text []byte) []byte {
 // encoding/json has it.
 func decodeString(dst, body []byte) []byte {
 	for i := 0; i < len(body); i++ {
-		c := body[i]
-		if c != '\\' || i+1 == len(body) {
-			dst = append(dst, c)
-			continue
+		n := bytes.IndexByte(body[i:], '\\')
+		if n < 0 || i+n+1 == len(body) {
+			return append(dst, body[i:]...)
 		}
-		i++
-		switch c = body[i]; c {
+		dst = append(dst, body[i:i+n]...)
+		i += n + 1
+		switch c := body[i]; c {
 		case 'b':
 			dst = append(dst, '\b')
 		case 'f':

@@ -25,7 +25,7 @@ func answered(t *testing.T, cfg guard.Config, reads atlas.Reads, value string, s
 	if err != nil {
 		t.Fatal(err)
 	}
-	call := newCall("acme", "ann", `{}`)
+	call := newCall(`{}`)
 	call.Tool = &atlas.Tool{Name: "t", Reads: reads}
 	call.Principal.Scopes = scopes
 	res, err := newGuard(t, cfg).Stage(answers(string(raw)))(t.Context(), call)
@@ -183,7 +183,7 @@ func TestRedactionSeesThroughEscapes(t *testing.T) {
 		`{ "a" : [ "x", {"b" : "` + secret + `"} ] , "n":1.50}`:      `{ "a" : [ "x", {"b" : "[redacted:GITHUB_TOKEN]"} ] , "n":1.50}`,
 		`{"v":"` + secret + ` ` + secret + `","w":"` + secret + `"}`: `{"v":"[redacted:GITHUB_TOKEN] [redacted:GITHUB_TOKEN]","w":"[redacted:GITHUB_TOKEN]"}`,
 	} {
-		call := newCall("acme", "ann", `{}`)
+		call := newCall(`{}`)
 		call.Tool = &atlas.Tool{Name: "t", Reads: atlas.ReadsPrivate}
 		res, err := newGuard(t, guard.Config{}).Stage(answers(raw))(t.Context(), call)
 		if err != nil || string(res.Structured) != want || res.Notes.Redacted != strings.Count(want, "[redacted:") {
@@ -194,7 +194,7 @@ func TestRedactionSeesThroughEscapes(t *testing.T) {
 
 func TestKeysAndNumbersStay(t *testing.T) {
 	raw := `{"4111111111111111":4111111111111111,"ssn":78051120}`
-	call := newCall("acme", "ann", `{}`)
+	call := newCall(`{}`)
 	call.Tool = &atlas.Tool{Name: "t", Reads: atlas.ReadsPrivate}
 	res, err := newGuard(t, guard.Config{}).Stage(answers(raw))(t.Context(), call)
 	if err != nil || string(res.Structured) != raw {
@@ -225,7 +225,8 @@ func TestPIIOfArguments(t *testing.T) {
 		{`{"q":"\u0034111111111111111"}`, []string{"CREDIT_CARD"}},
 		{`{"iban":"DE89 3704 0044 0532 0130 00"}`, []string{"IBAN_CODE"}},
 		{`{"order_id":"o_9002","limit":20,"since":"2026-11-12T09:30:00Z","token":"ghp_` + letters36 + `"}`, nil},
-		{``, nil}, {`{"unclosed":"4111111111111111`, []string{"CREDIT_CARD"}},
+		{``, nil},
+		{`{"unclosed":"4111111111111111`, []string{"CREDIT_CARD"}},
 	}
 	for _, tt := range tests {
 		if diff := cmp.Diff(tt.want, g.PII([]byte(tt.raw))); diff != "" {
@@ -284,7 +285,7 @@ func TestHiddenCharactersOfUntrustedTextAreMadeHarmless(t *testing.T) {
 }
 
 func TestHiddenCharactersInKeys(t *testing.T) {
-	call := newCall("acme", "ann", `{}`)
+	call := newCall(`{}`)
 	call.Tool = &atlas.Tool{Name: "t", Reads: atlas.ReadsUntrusted}
 	res, err := newGuard(t, guard.Config{}).Stage(answers("{\"a\u202eb\\u200b\" : \"x\xffy\"}"))(t.Context(), call)
 	if want := `{"ab" : "x` + "\ufffd" + `y"}`; err != nil || string(res.Structured) != want {
@@ -306,7 +307,7 @@ func FuzzRedact(f *testing.F) {
 		if err != nil {
 			t.Skip()
 		}
-		call := newCall("acme", "ann", `{}`)
+		call := newCall(`{}`)
 		call.Tool = &atlas.Tool{Name: "t", Reads: atlas.ReadsPrivate}
 		if untrusted {
 			call.Tool.Reads = atlas.ReadsUntrusted
@@ -336,4 +337,45 @@ func FuzzRedact(f *testing.F) {
 			t.Fatalf("a second pass made %+q of %+q", again.Structured, res.Structured)
 		}
 	})
+}
+
+// hostile is text that makes each rule begin as often as it can.
+func hostile(size int) map[string]string {
+	texts := map[string]string{}
+	for _, unit := range []string{
+		"eyJ-", "-eyJ", ".eyJaaaaaaaaaa", "password", "password=", "api_key", "api_key ", "-----BEGIN ", "-----BEGIN RSA PRIVATE KEY", "://", "://a:", "Bearer ",
+		"1234 ", "1234-", "4111 1111 1111 1112 ", "DE89 ", "123456789 ", "\u202e", "\x1b", "❤\ufe0f", "\\\"", "sk-ant-", "secret_access_key=", ":AA",
+	} {
+		texts[unit] = strings.Repeat(unit, size/len(unit))
+	}
+	return texts
+}
+
+// BenchmarkHostile shows that no text is read in more than linear time: a table entry that goes back
+// over its text again and again falls out of the row of MB/s.
+func BenchmarkHostile(b *testing.B) {
+	for unit, text := range hostile(64 << 10) {
+		b.Run(unit, func(b *testing.B) {
+			raw, err := json.Marshal(map[string]string{"v": text})
+			if err != nil {
+				b.Fatal(err)
+			}
+			call := newCall(`{}`)
+			call.Tool = &atlas.Tool{Name: "t", Reads: atlas.ReadsUntrusted}
+			h := newGuard(b, guard.Config{MaxBytes: 1 << 20, MaxTokens: 1 << 20}).Stage(answers(string(raw)))
+			b.SetBytes(int64(len(raw)))
+			for b.Loop() {
+				if _, err := h(b.Context(), call); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestRedactOfPlainText(t *testing.T) {
+	g := newGuard(t, guard.Config{})
+	if got, want := g.Redact("write \u202efile ghp_"+letters36+" 4111111111111111 \"x\""), `write file [redacted:GITHUB_TOKEN] [redacted:CREDIT_CARD] "x"`; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }

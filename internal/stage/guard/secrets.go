@@ -8,15 +8,16 @@ import (
 // A rule finds one kind of secret. It is looked at only where one of its keywords stands.
 type rule struct {
 	kind     string
-	keywords []string       // at least two bytes long
+	keywords []string       // at least three bytes long
 	re       *regexp.Regexp // anchored at the keyword; its group 1, if it has one, is the secret
 	inside   bool           // may begin in the middle of a word
+	dash     bool           // a dash before it counts as the middle of a word
 	window   int            // bytes looked at; 0 means 1024
 	entropy  float64        // bits per character that the secret has at least; 0 means any
 }
 
 func (r *rule) match(s []byte, i int) (hit, bool) {
-	if !r.inside && i > 0 && isWord(s[i-1]) {
+	if i > 0 && (!r.inside && isWord(s[i-1]) || r.dash && s[i-1] == '-') {
 		return hit{}, false
 	}
 	window := r.window
@@ -54,12 +55,23 @@ func entropy(s []byte) float64 {
 	return sum
 }
 
+// hexAfter is prefix before each of the hexadecimal digits: a keyword of two bytes is too common.
+func hexAfter(prefix string) []string {
+	var words []string
+	for _, c := range "0123456789abcdef" {
+		words = append(words, prefix+string(c))
+	}
+	return words
+}
+
 // assigned is the rest of an assignment behind its name: the value is what is redacted. Values that
 // are placeholders themselves stay, and so do marks of an earlier pass.
-const assigned = `["']?\s*[:=]\s*["']?([^\s"'\[\]<>{}$*;,&]{6,200})`
+const assigned = `["']?\s{0,4}[:=]\s{0,4}["']?([^\s"'\[\]<>{}$*;,&]{6,200})`
 
 // secretRules are the rules, after the shapes of gitleaks' (github.com/gitleaks/gitleaks, MIT). Each
-// names a form that is nothing else: what merely looks random stays, for ids look random too.
+// names a form that is nothing else: what merely looks random stays, for ids look random too. A
+// rule that reads on without a bound begins at the beginning of a word only, so that text made of
+// keywords is still read in linear time.
 func secretRules() []rule {
 	re := regexp.MustCompile // the table is fixed and a test reads all of it
 	return []rule{
@@ -69,7 +81,7 @@ func secretRules() []rule {
 		},
 		{kind: "AGE_KEY", keywords: []string{"AGE-SECRET-KEY-1"}, re: re(`^AGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}`)},
 		{kind: "AWS_ACCESS_KEY", keywords: []string{"AKIA", "ASIA", "ABIA", "ACCA"}, re: re(`^A(?:KIA|SIA|BIA|CCA)[A-Z2-7]{16}\b`)},
-		{kind: "AWS_SECRET_KEY", keywords: []string{"aws_secret_access_key", "AWS_SECRET_ACCESS_KEY", "SecretAccessKey", "secret_access_key"}, re: re(`^[A-Za-z_]+["']?\s*[:=]\s*["']?([A-Za-z0-9/+]{40})\b`)},
+		{kind: "AWS_SECRET_KEY", keywords: []string{"aws_secret_access_key", "AWS_SECRET_ACCESS_KEY", "SecretAccessKey", "secret_access_key"}, re: re(`^[A-Za-z_]{15,21}["']?\s{0,4}[:=]\s{0,4}["']?([A-Za-z0-9/+]{40})\b`)},
 		{kind: "AZURE_KEY", keywords: []string{"AccountKey=", "SharedAccessKey="}, re: re(`^[A-Za-z]+=([A-Za-z0-9+/]{43,86}={1,2})`)},
 		{kind: "ANTHROPIC_KEY", keywords: []string{"sk-ant-"}, re: re(`^sk-ant-[A-Za-z0-9_-]{20,}`)},
 		{kind: "OPENAI_KEY", keywords: []string{"sk-proj-", "sk-svcacct-", "sk-admin-"}, re: re(`^sk-[a-z]+-[A-Za-z0-9_-]{20,}`)},
@@ -95,14 +107,14 @@ func secretRules() []rule {
 		{kind: "STRIPE_KEY", keywords: []string{"sk_live_", "sk_test_", "rk_live_", "rk_test_"}, re: re(`^[sr]k_[a-z]+_[A-Za-z0-9]{16,}`)},
 		{kind: "WEBHOOK_SECRET", keywords: []string{"whsec_"}, re: re(`^whsec_[A-Za-z0-9+/=]{20,}`)},
 		{kind: "TELEGRAM_TOKEN", keywords: []string{":AA"}, inside: true, re: re(`^:(AA[A-Za-z0-9_-]{33})(?:[^A-Za-z0-9_-]|$)`)},
-		{kind: "TWILIO_KEY", keywords: []string{"SK"}, re: re(`^SK[0-9a-f]{32}\b`)},
+		{kind: "TWILIO_KEY", keywords: hexAfter("SK"), re: re(`^SK[0-9a-f]{32}\b`)},
 		{kind: "VAULT_TOKEN", keywords: []string{"hvs.", "hvb.", "hvr."}, re: re(`^hv[sbr]\.[A-Za-z0-9_-]{24,}`)},
-		{kind: "JWT", keywords: []string{"eyJ"}, window: 8 << 10, re: re(`^eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}`)},
+		{kind: "JWT", keywords: []string{"eyJ"}, dash: true, window: 8 << 10, re: re(`^eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}`)},
 		{kind: "BEARER_TOKEN", keywords: []string{"Bearer ", "bearer ", "BEARER "}, window: 8 << 10, entropy: 3.6, re: re(`^(?i:bearer) +([A-Za-z0-9._~+/-]{24,}=*)`)},
 		{kind: "URL_PASSWORD", keywords: []string{"://"}, inside: true, re: re(`^://[^\s/?#@:"'<>]{0,128}:([^\s/@"'<>{}\[\]$*]{3,200})@`)},
-		{kind: "PASSWORD", keywords: []string{"password", "Password", "PASSWORD", "passwd", "Passwd", "PASSWD", "Pwd", "pwd", "PWD"}, inside: true, re: re(`^[A-Za-z]+["']?\s?=\s?["']?([^\s"'\[\]<>{}$*;,&]{4,200})`)},
+		{kind: "PASSWORD", keywords: []string{"password", "Password", "PASSWORD", "passwd", "Passwd", "PASSWD", "Pwd", "pwd", "PWD"}, inside: true, re: re(`^[A-Za-z]{3,8}["']?\s?=\s?["']?([^\s"'\[\]<>{}$*;,&]{4,200})`)},
 		{
-			kind: "CREDENTIAL", inside: true, entropy: 3.2, re: re(`^[A-Za-z_-]+` + assigned),
+			kind: "CREDENTIAL", inside: true, entropy: 3.2, re: re(`^[A-Za-z_-]{6,13}` + assigned),
 			keywords: []string{"api_key", "API_KEY", "apikey", "apiKey", "api-key", "client_secret", "CLIENT_SECRET", "clientSecret", "access_token", "accessToken", "refresh_token", "auth_token", "AUTH_TOKEN", "secret_key", "SECRET_KEY", "secretKey"},
 		},
 	}

@@ -117,7 +117,7 @@ func (t *buckets) take(c Charge, now int64, most int) Decision {
 		if cell.Cost <= 0 {
 			continue
 		}
-		scope := Scope(i) //nolint:gosec // i is below scopes
+		scope := Scope(i)
 		at, wait := cell.take(t.at(scope, cell.Name), now)
 		times[i] = at
 		if wait > d.RetryAfter {
@@ -135,7 +135,7 @@ func (t *buckets) take(c Charge, now int64, most int) Decision {
 			continue
 		}
 		t.latest = max(t.latest, at)
-		if scope := Scope(i); scope == Tenant { //nolint:gosec // i is below scopes
+		if scope := Scope(i); scope == Tenant {
 			t.own = at
 		} else {
 			t.named[bucketKey{scope, c.Cells[i].Name}] = at
@@ -166,7 +166,7 @@ func (c *Cell) take(at, now int64) (moved int64, wait time.Duration) {
 func (t *buckets) makeRoom(c Charge, now int64, most int) time.Duration {
 	added := 0
 	for i, cell := range c.Cells {
-		if s := Scope(i); s != Tenant && cell.Cost > 0 { //nolint:gosec // i is below scopes
+		if s := Scope(i); s != Tenant && cell.Cost > 0 {
 			if _, ok := t.named[bucketKey{s, cell.Name}]; !ok {
 				added++
 			}

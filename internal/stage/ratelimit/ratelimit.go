@@ -22,20 +22,13 @@ const (
 	Tenant Scope = iota
 	Tool
 	Caller
-	scopes
 )
+
+const scopes = 3
 
 // String returns the scope as errors name it.
 func (s Scope) String() string {
-	switch s {
-	case Tenant:
-		return "tenant"
-	case Tool:
-		return "tool"
-	case Caller:
-		return "caller"
-	}
-	return "unknown"
+	return [scopes]string{"tenant", "tool", "caller"}[s]
 }
 
 // A Cell is one bucket and what is to be taken from it.

@@ -97,7 +97,7 @@ func TestRetryAfterIsExact(t *testing.T) {
 			if left := refused(t, h, c).RetryAfter; left != 1 {
 				t.Fatalf("a nanosecond early: retry after %s, want 1ns", left)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			if allowed(t, h, c, 1) != 1 {
 				t.Fatal("refused after waiting as told")
 			}
@@ -239,8 +239,12 @@ func TestOverrides(t *testing.T) {
 		tool   string
 		want   int
 	}{
-		{"acme", "any", 2}, {"acme", "slow", 1}, {"acme", "own", 2},
-		{"gold", "any", 5}, {"gold", "slow", 4}, {"gold", "own", 6},
+		{"acme", "any", 2},
+		{"acme", "slow", 1},
+		{"acme", "own", 2},
+		{"gold", "any", 5},
+		{"gold", "slow", 4},
+		{"gold", "own", 6},
 		{"tiny", "any", 1},
 	}
 	for _, tt := range tests {

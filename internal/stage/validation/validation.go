@@ -21,6 +21,9 @@ import (
 type Config struct {
 	MaxBytes int `yaml:"max_bytes"` // of a call's arguments as sent; 0 means 262144 (256 KiB)
 	MaxDepth int `yaml:"max_depth"` // arrays and objects nested in each other; 0 means 32
+	// MaxValues is how many members and items the arguments may hold in all; 0 means 10000. To check
+	// a value takes far longer than to read it, and a refused call burns no quota.
+	MaxValues int `yaml:"max_values"`
 	// CheckOutput checks each new answer by the tool's output schema. Nil means true.
 	CheckOutput *bool `yaml:"check_output"`
 }
@@ -28,6 +31,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.MaxBytes = cmp.Or(c.MaxBytes, 256<<10)
 	c.MaxDepth = cmp.Or(c.MaxDepth, 32)
+	c.MaxValues = cmp.Or(c.MaxValues, 10_000)
 	if c.CheckOutput == nil {
 		c.CheckOutput = new(true)
 	}
@@ -42,6 +46,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxDepth < 0 || c.MaxDepth > canonical.MaxDepth {
 		errs = append(errs, fmt.Errorf("max_depth is %d; it must be 0 to %d", c.MaxDepth, canonical.MaxDepth))
+	}
+	if c.MaxValues < 0 {
+		errs = append(errs, fmt.Errorf("max_values is %d; it must not be negative", c.MaxValues))
 	}
 	return errors.Join(errs...)
 }
@@ -145,6 +152,11 @@ func (v *Validator) arguments(c *compiled, raw json.RawMessage) (atlas.Args, err
 		if !ok {
 			return atlas.Args{}, invalid([]Fault{{Message: "must be an object of arguments", Expected: "object"}}, 1)
 		}
+		if mayHold(trimmed) > v.cfg.MaxValues && countValues(object) > v.cfg.MaxValues {
+			return atlas.Args{}, atlas.Errorf(atlas.CodeTooLarge, nil,
+				fmt.Sprintf("the arguments hold more than %d values; send less", v.cfg.MaxValues)).
+				With("limit", "argument_values").With("max", v.cfg.MaxValues)
+		}
 		values = object
 	}
 	// Defaults come first, so that what runs is what was validated.
@@ -161,6 +173,30 @@ func (v *Validator) arguments(c *compiled, raw json.RawMessage) (atlas.Args, err
 		return atlas.Args{}, atlas.Errorf(atlas.CodeInternal, fmt.Errorf("validation: write canonical arguments: %w", err), "")
 	}
 	return atlas.Args{Raw: canon, Values: values, Digest: canonical.Digest(canon)}, nil
+}
+
+// mayHold is a quick upper bound of countValues: each value but the first of its object or array
+// follows a comma.
+func mayHold(raw []byte) int {
+	return bytes.Count(raw, []byte{','}) + bytes.Count(raw, []byte{'['}) + bytes.Count(raw, []byte{'{'})
+}
+
+// countValues counts what is in objects and arrays, at all depths.
+func countValues(v any) int {
+	n := 0
+	switch v := v.(type) {
+	case map[string]any:
+		n = len(v)
+		for _, e := range v {
+			n += countValues(e)
+		}
+	case []any:
+		n = len(v)
+		for _, e := range v {
+			n += countValues(e)
+		}
+	}
+	return n
 }
 
 // notJSON turns a refusal of the strict reader into a fault like those of the schema.

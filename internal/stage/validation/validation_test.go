@@ -214,6 +214,26 @@ func TestLimitsOfArguments(t *testing.T) {
 	}
 }
 
+func TestNumberOfValuesIsLimited(t *testing.T) {
+	cfg := validation.Config{MaxValues: 20}
+	for raw, want := range map[string]atlas.Code{
+		`{"order_id":"o_1","filter":{"a":[` + strings.Repeat("1,", 30) + `1]}}`:          atlas.CodeTooLarge,
+		`{"order_id":"o_1","filter":{"a":"` + strings.Repeat("prose, ", 30) + `"}}`:      "",
+		`{"order_id":"o_1","filter":{"a":[` + strings.Repeat("1,", 16) + `1]}}`:          "", // 20 with those round it
+		`{"order_id":"o_1","filter":{"a":[` + strings.Repeat("[[1]],", 4) + `[[[1]]]]}}`: "",
+		`{"order_id":"o_1","filter":{"a":[` + strings.Repeat("[[1]],", 6) + `[[[1]]]]}}`: atlas.CodeTooLarge, // few commas
+		`{"order_id":"o_1","filter":{` + strings.Repeat(`"k":1,`, 30) + `"z":1}}`:        atlas.CodeInvalidArguments,
+	} {
+		if _, err := send(t, cfg, raw); atlas.CodeOf(err) != want {
+			t.Errorf("%s: got %v, want %q", raw, err, want)
+		}
+	}
+	_, err := send(t, validation.Config{}, `{"order_id":"o_1","tags":[`+strings.Repeat("1,", 100_000)+`1]}`)
+	if e := atlas.ErrorOf(err); e == nil || e.Context["limit"] != "argument_values" {
+		t.Errorf("by default: %v", err)
+	}
+}
+
 func TestNewRefusesToolsByName(t *testing.T) {
 	const good = `{"type":"object","additionalProperties":false}`
 	tests := []struct {
@@ -273,8 +293,8 @@ func TestDefaultsOfEveryKind(t *testing.T) {
 }
 
 func TestConfigTellsAllMistakes(t *testing.T) {
-	err := validation.Config{MaxBytes: -1, MaxDepth: 9999}.Validate()
-	if err == nil || !strings.Contains(err.Error(), "max_bytes") || !strings.Contains(err.Error(), "max_depth") {
+	err := validation.Config{MaxBytes: -1, MaxDepth: 9999, MaxValues: -1}.Validate()
+	if err == nil || !strings.Contains(err.Error(), "max_bytes") || !strings.Contains(err.Error(), "max_depth") || !strings.Contains(err.Error(), "max_values") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := validation.New(validation.Config{MaxDepth: -1}, nil); err == nil {
