@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -24,8 +25,8 @@ type Stage func(Handler) Handler
 // identity.
 func Chain(stages ...Stage) Stage {
 	return func(h Handler) Handler {
-		for i := len(stages) - 1; i >= 0; i-- {
-			h = stages[i](h)
+		for _, stage := range slices.Backward(stages) {
+			h = stage(h)
 		}
 		return h
 	}

@@ -3,6 +3,7 @@ package atlas
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 )
 
@@ -62,9 +63,7 @@ func (e *Error) Is(target error) bool {
 func (e *Error) With(key string, value any) *Error {
 	c := *e
 	c.Context = make(map[string]any, len(e.Context)+1)
-	for k, v := range e.Context {
-		c.Context[k] = v
-	}
+	maps.Copy(c.Context, e.Context)
 	c.Context[key] = value
 	return &c
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -175,7 +176,7 @@ func (a *App) openIdentity(context.Context) (err error) {
 		}); err != nil {
 			return err
 		}
-		cfg.Issuers = append(cfg.Issuers[:len(cfg.Issuers):len(cfg.Issuers)], auth.Issuer{Issuer: a.issuer.URL(), Audience: []string{a.issuer.Audience()}})
+		cfg.Issuers = append(slices.Clip(cfg.Issuers), auth.Issuer{Issuer: a.issuer.URL(), Audience: []string{a.issuer.Audience()}})
 		keys[a.issuer.URL()] = a.issuer.Keys()
 		if p, ok := a.Persona(PersonaCopilot); ok {
 			dev = map[string]*atlas.Principal{devToken: p}
@@ -250,8 +251,8 @@ func (a *App) Close() error {
 		<-old.lease.closed
 	}
 	var errs []error
-	for i := len(a.closers) - 1; i >= 0; i-- {
-		errs = append(errs, a.closers[i]())
+	for _, f := range slices.Backward(a.closers) {
+		errs = append(errs, f())
 	}
 	a.closers = nil
 	return errors.Join(errs...)

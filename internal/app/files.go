@@ -50,7 +50,7 @@ func (f Files) Read(name string) ([]byte, error) {
 	if f.Embedded() {
 		return fs.ReadFile(f.fsys, name)
 	}
-	return os.ReadFile(f.path(name)) //nolint:gosec // the operator names the file
+	return os.ReadFile(f.path(name))
 }
 
 // Glob returns the files that match the patterns, sorted. A pattern without a match is an error,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -248,7 +249,7 @@ func (s *script) expect(word, rest string) error {
 		return s.audited(strings.Fields(rest))
 	case "metric":
 		rec := httptest.NewRecorder()
-		s.app.Metrics().Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+		s.app.Metrics().Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 		if !slices.Contains(strings.Split(rec.Body.String(), "\n"), rest) {
 			return fmt.Errorf("no such line among:\n%s", grep(rec.Body.String(), strings.SplitN(rest, "{", 2)[0]))
 		}

@@ -89,8 +89,9 @@ func (a *App) background(ctx context.Context, group *errgroup.Group) {
 	}
 }
 
+// unlessDone drops the error that a part returns because it was told to stop.
 func unlessDone(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	if done := ctx.Err() != nil; done {
 		return nil
 	}
 	return err

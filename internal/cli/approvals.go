@@ -28,7 +28,7 @@ func (c approvalsListCmd) Run(ctx context.Context, p *Program, g *globals) error
 		return err
 	}
 	defer a.Close() //nolint:errcheck // reported by the app's log
-	who, err := c.identity.principal(a, app.PersonaLead)
+	who, err := c.principal(a, app.PersonaLead)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (c decide) run(ctx context.Context, p *Program, g *globals, approve bool) e
 		return err
 	}
 	defer a.Close() //nolint:errcheck // reported by the app's log
-	who, err := c.identity.principal(a, app.PersonaLead)
+	who, err := c.principal(a, app.PersonaLead)
 	if err != nil {
 		return err
 	}

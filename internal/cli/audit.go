@@ -73,10 +73,7 @@ func (p *Program) auditPath(g *globals, given string) (string, error) {
 	if given != "" {
 		return given, nil
 	}
-	o, err := p.options(g)
-	if err != nil {
-		return "", err
-	}
+	o := p.options(g)
 	return app.AuditPath(o)
 }
 

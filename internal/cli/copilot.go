@@ -97,11 +97,7 @@ func connectError(err error) error {
 // any client does, with a token.
 func (p *Program) embedded(ctx context.Context, g *globals, who identity) (*target, error) {
 	ctx, stop := context.WithCancel(ctx)
-	o, err := p.options(g)
-	if err != nil {
-		stop()
-		return nil, err
-	}
+	o := p.options(g)
 	if o.LogLevel == "" {
 		o.LogLevel = slog.LevelWarn.String()
 	}

@@ -33,10 +33,7 @@ func (c demoCmd) Run(ctx context.Context, p *Program, g *globals) error {
 		defer t.close()
 		return p.ask(ctx, g, c.modelFlags, t, question, false, c.Quiet)
 	}
-	o, err := p.options(g)
-	if err != nil {
-		return err
-	}
+	o := p.options(g)
 	o.PublicURL = "http://" + c.Listen
 	a, err := app.Open(ctx, o)
 	if err != nil {

@@ -67,7 +67,7 @@ func (c policyExplainCmd) Run(ctx context.Context, p *Program, g *globals) error
 		return err
 	}
 	defer a.Close() //nolint:errcheck // reported by the app's log
-	who, err := c.identity.principal(a, app.PersonaCopilot)
+	who, err := c.principal(a, app.PersonaCopilot)
 	if err != nil {
 		return err
 	}

@@ -156,7 +156,7 @@ func describe(err error) string {
 func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }
 
 // options returns what the app is opened with.
-func (p *Program) options(g *globals) (app.Options, error) {
+func (p *Program) options(g *globals) app.Options {
 	file := g.Config
 	if file == "" {
 		file, _ = p.Env("ATLAS_CONFIG")
@@ -164,18 +164,14 @@ func (p *Program) options(g *globals) (app.Options, error) {
 	if file == "" && p.Exists("config/atlas.yaml") {
 		file = "config/atlas.yaml"
 	}
-	o := app.Options{
+	return app.Options{
 		ConfigFile: file, DataDir: g.DataDir, Env: p.Env, Version: p.Version, LogLevel: g.LogLevel, LogTo: p.Stderr,
 	}
-	return o, nil
 }
 
 // open opens the app for one command: quiet unless something is wrong.
 func (p *Program) open(ctx context.Context, g *globals) (*app.App, error) {
-	o, err := p.options(g)
-	if err != nil {
-		return nil, err
-	}
+	o := p.options(g)
 	if o.LogLevel == "" {
 		o.LogLevel = slog.LevelWarn.String()
 	}
@@ -185,10 +181,7 @@ func (p *Program) open(ctx context.Context, g *globals) (*app.App, error) {
 // openWithoutPolicy opens the app with a policy that allows nothing, for looking at a policy file that
 // may be the configured one.
 func (p *Program) openWithoutPolicy(ctx context.Context, g *globals) (*app.App, error) {
-	o, err := p.options(g)
-	if err != nil {
-		return nil, err
-	}
+	o := p.options(g)
 	o.NoPolicy = true
 	if o.LogLevel == "" {
 		o.LogLevel = slog.LevelWarn.String()

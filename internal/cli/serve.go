@@ -19,10 +19,7 @@ type serveCmd struct {
 
 // Run serves until the context ends, and then lets running calls finish.
 func (c serveCmd) Run(ctx context.Context, p *Program, g *globals) error {
-	o, err := p.options(g)
-	if err != nil {
-		return err
-	}
+	o := p.options(g)
 	a, err := app.Open(ctx, o)
 	if err != nil {
 		return err
@@ -31,7 +28,7 @@ func (c serveCmd) Run(ctx context.Context, p *Program, g *globals) error {
 	stop := p.reloadOnHangup(ctx, a)
 	defer stop()
 	if c.Stdio {
-		who, err := c.identity.principal(a, app.PersonaCopilot)
+		who, err := c.principal(a, app.PersonaCopilot)
 		if err != nil {
 			return err
 		}

@@ -34,7 +34,7 @@ type toolRow struct {
 
 // Run lists the tools.
 func (c toolsListCmd) Run(ctx context.Context, p *Program, g *globals) error {
-	tools, err := c.identity.list(ctx, p, g)
+	tools, err := c.list(ctx, p, g)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (c toolsCallCmd) Run(ctx context.Context, p *Program, g *globals) error {
 		return err
 	}
 	defer a.Close() //nolint:errcheck // reported by the app's log
-	who, err := c.identity.principal(a, app.PersonaCopilot)
+	who, err := c.principal(a, app.PersonaCopilot)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ type costRow struct {
 
 // Run prints the estimated tokens of each definition, the dearest first, and of the whole list.
 func (c toolsCostCmd) Run(ctx context.Context, p *Program, g *globals) error {
-	tools, err := c.identity.list(ctx, p, g)
+	tools, err := c.list(ctx, p, g)
 	if err != nil {
 		return err
 	}

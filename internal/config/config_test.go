@@ -55,7 +55,7 @@ func TestDecode(t *testing.T) {
 
 func TestMistakesNamePlaceAndRemedy(t *testing.T) {
 	for name, test := range map[string]struct{ file, place, text string }{
-		"unknown field":   {"in:\n  nmae: x\n", "a.yaml:2:3", `unknown field "nmae"`},
+		"unknown field":   {"in:\n  wrong: x\n", "a.yaml:2:3", `unknown field "wrong"`},
 		"bad duration":    {"in:\n  every: 3 parsecs\n", "a.yaml:2:10", "write 500ms, 30s, 5m or 1h"},
 		"bare number":     {"in:\n  every: 30\n", "a.yaml:2:10", "is not a duration"},
 		"wrong type":      {"in:\n  size: many\n", "a.yaml:2:9", "cannot unmarshal"},

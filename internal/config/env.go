@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -48,8 +49,8 @@ func document(variable Variable, value string) ([]byte, error) {
 		}
 	}
 	keys := strings.Split(variable.Path, ".")
-	for i := len(keys) - 1; i >= 0; i-- {
-		tree = map[string]any{keys[i]: tree}
+	for _, key := range slices.Backward(keys) {
+		tree = map[string]any{key: tree}
 	}
 	return yaml.Marshal(tree)
 }

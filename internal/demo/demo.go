@@ -4,6 +4,8 @@
 package demo
 
 import (
+	"slices"
+
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/source"
 )
@@ -93,8 +95,8 @@ func build(r raw) Company {
 
 func columns(nameType ...string) []source.Column {
 	cols := make([]source.Column, 0, len(nameType)/2)
-	for i := 0; i < len(nameType); i += 2 {
-		cols = append(cols, source.Column{Name: nameType[i], Type: nameType[i+1]})
+	for pair := range slices.Chunk(nameType, 2) {
+		cols = append(cols, source.Column{Name: pair[0], Type: pair[1]})
 	}
 	return cols
 }
@@ -153,8 +155,10 @@ func tickets(in []ticket) []source.Document {
 func documents(in []document) []source.Document {
 	out := make([]source.Document, 0, len(in))
 	for _, d := range in {
-		out = append(out, source.Document{ID: d.id, Title: d.title, Body: d.body, URL: d.url,
-			Attrs: map[string]any{"kind": d.kind, "updated_at": d.updated}})
+		out = append(out, source.Document{
+			ID: d.id, Title: d.title, Body: d.body, URL: d.url,
+			Attrs: map[string]any{"kind": d.kind, "updated_at": d.updated},
+		})
 	}
 	return out
 }

@@ -76,8 +76,8 @@ func newBook() *book {
 	}}
 }
 
-func caller(tenant atlas.TenantID, subject string, scopes ...string) *edge.Caller {
-	return &edge.Caller{Principal: &atlas.Principal{Subject: subject, Tenant: tenant, Scopes: scopes}, Tenant: tenant}
+func caller(subject string, scopes ...string) *edge.Caller {
+	return &edge.Caller{Principal: &atlas.Principal{Subject: subject, Tenant: "acme", Scopes: scopes}, Tenant: "acme"}
 }
 
 func ask(t *testing.T, b *book, c *edge.Caller, method, path, body string, set func(*http.Request)) *httptest.ResponseRecorder {
@@ -102,7 +102,7 @@ func ask(t *testing.T, b *book, c *edge.Caller, method, path, body string, set f
 }
 
 func TestDecide(t *testing.T) {
-	bob := caller("acme", "bob", atlas.ScopeApprove)
+	bob := caller("bob", atlas.ScopeApprove)
 	b := newBook()
 	w := ask(t, b, bob, http.MethodPost, "approvals/ap_1/approve", `{"reason":" looks right "}`, nil)
 	var got atlas.Approval
@@ -124,7 +124,7 @@ func TestDecide(t *testing.T) {
 }
 
 func TestRead(t *testing.T) {
-	bob := caller("acme", "bob", atlas.ScopeApprove)
+	bob := caller("bob", atlas.ScopeApprove)
 	for path, want := range map[string]string{
 		"approvals?state=pending": `"ap_1"`,
 		"approvals?state=used":    `"ap_2"`,
@@ -139,8 +139,8 @@ func TestRead(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	bob := caller("acme", "bob", atlas.ScopeApprove)
-	acting := caller("acme", "bob", atlas.ScopeApprove, atlas.ScopeImpersonate)
+	bob := caller("bob", atlas.ScopeApprove)
+	acting := caller("bob", atlas.ScopeApprove, atlas.ScopeImpersonate)
 	acting.Tenant = "globex"
 	set := func(k, v string) func(*http.Request) { return func(r *http.Request) { r.Header.Set(k, v) } }
 	for _, tt := range []struct {
@@ -152,9 +152,9 @@ func TestRefusals(t *testing.T) {
 		code               string
 	}{
 		{"nobody", nil, http.MethodGet, "approvals", "", nil, 401, "missing_token"},
-		{"without the scope", caller("acme", "bob", atlas.ScopeAdmin), http.MethodGet, "approvals", "", nil, 403, "not_authorized"},
+		{"without the scope", caller("bob", atlas.ScopeAdmin), http.MethodGet, "approvals", "", nil, 403, "not_authorized"},
 		{"for another tenant", acting, http.MethodPost, "approvals/ap_9/approve", "", nil, 403, "tenant_mismatch"},
-		{"one's own", caller("acme", "ann", atlas.ScopeApprove), http.MethodPost, "approvals/ap_1/approve", "", nil, 403, "self_approval"},
+		{"one's own", caller("ann", atlas.ScopeApprove), http.MethodPost, "approvals/ap_1/approve", "", nil, 403, "self_approval"},
 		{"state that is none", bob, http.MethodGet, "approvals?state=open", "", nil, 400, "invalid_arguments"},
 		{"denial without a reason", bob, http.MethodPost, "approvals/ap_1/deny", `{"reason":"  "}`, nil, 400, "invalid_arguments"},
 		{"long reason", bob, http.MethodPost, "approvals/ap_1/deny", `{"reason":"` + strings.Repeat("é", 1001) + `"}`, nil, 400, "invalid_arguments"},
@@ -185,7 +185,7 @@ func TestRefusals(t *testing.T) {
 
 // An approval of another tenant must be answered like one that does not exist, however one asks.
 func TestForeignApprovalsLookUnknown(t *testing.T) {
-	bob := caller("acme", "bob", atlas.ScopeApprove)
+	bob := caller("bob", atlas.ScopeApprove)
 	for _, route := range []struct{ method, path, body string }{
 		{http.MethodGet, "approvals/%s", ""},
 		{http.MethodPost, "approvals/%s/approve", "{}"},
@@ -210,7 +210,7 @@ func TestForeignApprovalsLookUnknown(t *testing.T) {
 func TestFailureOfTheServiceSaysNothing(t *testing.T) {
 	b := newBook()
 	b.fail = errors.New("disk I/O error in /var/lib/atlas/state.db")
-	w := ask(t, b, caller("acme", "bob", atlas.ScopeApprove), http.MethodGet, "approvals", "", nil)
+	w := ask(t, b, caller("bob", atlas.ScopeApprove), http.MethodGet, "approvals", "", nil)
 	if w.Code != 500 || strings.Contains(w.Body.String(), "state.db") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}

@@ -424,12 +424,12 @@ func (s *jwksServer) RoundTrip(*http.Request) (*http.Response, error) {
 	if b == nil {
 		return nil, fmt.Errorf("connection refused")
 	}
-	return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(*b))}, nil
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(*b))}, nil
 }
 
-func remoteVerifier(t testing.TB, s *jwksServer, cfg auth.Config) *auth.Verifier {
+func remoteVerifier(t testing.TB, s *jwksServer) *auth.Verifier {
 	t.Helper()
-	cfg.Issuers = []auth.Issuer{{Issuer: issA, JWKSURL: "https://a.example/jwks", Audience: []string{aud}}}
+	cfg := auth.Config{Issuers: []auth.Issuer{{Issuer: issA, JWKSURL: "https://a.example/jwks", Audience: []string{aud}}}}
 	v, err := auth.New(cfg, auth.Deps{Client: &http.Client{Transport: s}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -441,7 +441,7 @@ func TestKeysRotate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &jwksServer{}
 		s.set(t, jwk(t, &keyA().PublicKey, "ka"))
-		v := remoteVerifier(t, s, auth.Config{})
+		v := remoteVerifier(t, s)
 		if err := v.Ready(t.Context()); err == nil {
 			t.Error("ready without keys")
 		}
@@ -469,7 +469,7 @@ func TestUnknownKeysDoNotHammerTheIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &jwksServer{}
 		s.set(t, jwk(t, &keyA().PublicKey, "ka"))
-		v := remoteVerifier(t, s, auth.Config{})
+		v := remoteVerifier(t, s)
 		start := time.Now()
 		var wg sync.WaitGroup
 		for i := range 300 {
@@ -496,7 +496,7 @@ func TestUnknownKeysDoNotHammerTheIssuer(t *testing.T) {
 func TestOutageKeepsTheLastKeysForADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &jwksServer{}
-		v := remoteVerifier(t, s, auth.Config{})
+		v := remoteVerifier(t, s)
 		_, err := v.Verify(t.Context(), good(t), "")
 		if e := atlas.ErrorOf(err); e.Code != atlas.CodeStateUnavailable || e.RetryAfter == 0 {
 			t.Errorf("without any keys: %v", err)
@@ -544,7 +544,7 @@ func TestWeakAndOddKeysAreLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.set(t, jwk(t, &weak.PublicKey, "weak"), enc, jwk(t, &keyA().PublicKey, "ka"))
-	v := remoteVerifier(t, s, auth.Config{})
+	v := remoteVerifier(t, s)
 	for kid, key := range map[string]crypto.Signer{"weak": weak, "enc": keyB()} {
 		tok := sign(t, jwt.SigningMethodRS256, key, map[string]any{"kid": kid}, claims())
 		if _, err := v.Verify(t.Context(), tok, ""); atlas.CodeOf(err) != atlas.CodeInvalidToken {
@@ -559,7 +559,7 @@ func TestWeakAndOddKeysAreLeftOut(t *testing.T) {
 func TestCallerMayLeaveWhileKeysAreRead(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &jwksServer{}
-	v := remoteVerifier(t, s, auth.Config{})
+	v := remoteVerifier(t, s)
 	cancel()
 	if _, err := v.Verify(ctx, good(t), ""); err == nil {
 		t.Error("verified without keys")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
@@ -242,14 +243,17 @@ func TestStopLetsCallsFinishAndEndsStreams(t *testing.T) {
 		<-release
 		return whoami(ctx, c)
 	}})
-	h.Server.Close()
+	h.Close()
 	url, stop := serve(t, h)
 	h.URL = url
 	tok := h.token(t, issuer.Claims{})
 
 	var wg sync.WaitGroup
+	subscribed := make(chan struct{})
 	wg.Go(func() { // a subscription: it must end with its result
-		_, hd, body := h.post(t, modern, tok, message(modern, "subscriptions/listen", `"notifications":{"toolsListChanged":true}`, ""), nil)
+		trace := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotFirstResponseByte: func() { close(subscribed) }})
+		_, hd, body := h.post(t, modern, tok, message(modern, "subscriptions/listen", `"notifications":{"toolsListChanged":true}`, ""),
+			func(r *http.Request) { *r = *r.WithContext(trace) })
 		if !strings.Contains(body, "notifications/subscriptions/acknowledged") || !strings.Contains(body, `"result":`) {
 			t.Errorf("stream: %s", body)
 		}
@@ -264,6 +268,7 @@ func TestStopLetsCallsFinishAndEndsStreams(t *testing.T) {
 		}
 	})
 	<-started
+	<-subscribed
 	wg.Go(func() {
 		if err := stop(); err != nil {
 			t.Error(err)
@@ -283,13 +288,15 @@ func TestStopLetsCallsFinishAndEndsStreams(t *testing.T) {
 
 func TestStopCutsOffWhatDoesNotFinish(t *testing.T) {
 	started, ended := make(chan struct{}), make(chan struct{})
-	h := newHouse(t, options{cfg: mcp.Config{DrainTimeout: 10 * time.Millisecond}, deps: func(d *mcp.Deps) { d.Log = nil },
+	h := newHouse(t, options{
+		cfg: mcp.Config{DrainTimeout: 10 * time.Millisecond}, deps: func(d *mcp.Deps) { d.Log = nil },
 		serve: func(ctx context.Context, _ atlas.Call) (atlas.Result, error) {
 			close(started)
 			<-ctx.Done()
 			close(ended)
 			return atlas.Result{}, ctx.Err()
-		}})
+		},
+	})
 	url, stop := serve(t, h)
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -15,9 +15,8 @@ import (
 	"testing"
 	"time"
 
-	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
-
 	"github.com/MicahParks/jwkset"
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
@@ -89,8 +88,10 @@ func testTools() []*atlas.Tool {
 	return []*atlas.Tool{
 		{Name: "echo", Title: "Echo", Description: "Says who calls.", Level: atlas.Atomic, Input: obj, Output: out, ReadOnly: true, Reads: atlas.ReadsPrivate},
 		{Name: "mail", Level: atlas.Atomic, Input: obj, Output: out, Items: "hits", Reads: atlas.ReadsUntrusted, Effects: atlas.EffectsEgress},
-		{Name: "secret", Level: atlas.Atomic, Scopes: []string{"tool:secret:read"},
-			Input: json.RawMessage(`{"type":"object","properties":{"x":{"type":"string","x-mcp-header":"X"}}}`)},
+		{
+			Name: "secret", Level: atlas.Atomic, Scopes: []string{"tool:secret:read"},
+			Input: json.RawMessage(`{"type":"object","properties":{"x":{"type":"string","x-mcp-header":"X"}}}`),
+		},
 	}
 }
 

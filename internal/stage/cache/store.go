@@ -158,7 +158,7 @@ func (s *Store) shardLocked(tenant atlas.TenantID) (*shard, error) {
 }
 
 func weight(e *entry) uint32 {
-	return uint32(min(len(e.res.Structured)+entryOverhead, math.MaxUint32)) //nolint:gosec // it fits
+	return uint32(min(len(e.res.Structured)+entryOverhead, math.MaxUint32))
 }
 
 // clock is the time of the process without ticks: expired answers are cleared away when others

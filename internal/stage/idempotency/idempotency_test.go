@@ -506,9 +506,11 @@ func TestBrokenRecord(t *testing.T) {
 type fixed string
 
 func (f fixed) Get(context.Context, string, string) ([]byte, int64, error) { return []byte(f), 1, nil }
+
 func (fixed) CompareAndSet(context.Context, string, string, int64, []byte, time.Time) (int64, error) {
 	return 0, nil
 }
+
 func (fixed) CompareAndDelete(context.Context, string, string, int64) (bool, error) {
 	return false, nil
 }

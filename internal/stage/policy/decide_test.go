@@ -329,7 +329,7 @@ func TestStage(t *testing.T) {
 	})
 	call := callOf(t, ts["crm_query"], who("x"), `{"sql":"SELECT 1","tables":"orders"}`)
 	res, err := h(t.Context(), call)
-	if err != broken {
+	if !errors.Is(err, broken) {
 		t.Errorf("error %v is not the inner one", err)
 	}
 	want := atlas.Notes{Cache: "miss", Decision: "allow", Rule: "all", PolicyHash: e.Hash()}
@@ -355,7 +355,7 @@ func TestStage(t *testing.T) {
 		t.Error("the refusal repeats the SQL")
 	}
 
-	if _, err := h(t.Context(), atlas.Call{Op: atlas.OpList, Principal: who()}); err != broken || len(seen) != 2 {
+	if _, err := h(t.Context(), atlas.Call{Op: atlas.OpList, Principal: who()}); !errors.Is(err, broken) || len(seen) != 2 {
 		t.Errorf("a list did not pass: %v", err)
 	}
 }

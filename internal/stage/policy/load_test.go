@@ -152,8 +152,14 @@ rules:
 		t.Errorf("same rules: got %s, want %s", got, want)
 	}
 	for _, change := range [][2]string{
-		{"id: x", "id: z"}, {"role:a", "role:c"}, {"tool:*", "tool:x"}, {"tenant:*/*", "tenant:a/*"},
-		{"[t]", "[u]"}, {"tables", "pii_fields"}, {", effect: deny", ""}, {"read_only}", "destructive}"},
+		{"id: x", "id: z"},
+		{"role:a", "role:c"},
+		{"tool:*", "tool:x"},
+		{"tenant:*/*", "tenant:a/*"},
+		{"[t]", "[u]"},
+		{"tables", "pii_fields"},
+		{", effect: deny", ""},
+		{"read_only}", "destructive}"},
 	} {
 		changed := strings.Replace(a, change[0], change[1], 1)
 		if changed == a {

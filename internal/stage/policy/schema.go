@@ -166,6 +166,7 @@ func (s *shape) known() bool {
 				return false
 			}
 		}
+	case kindString, kindBool, kindLong, kindDecimal:
 	}
 	return true
 }
@@ -191,6 +192,7 @@ func (s *shape) signature(b *strings.Builder) {
 			f.signature(b)
 		}
 		b.WriteByte('}')
+	default: // scalars are their letter
 	}
 }
 
@@ -208,8 +210,9 @@ func (s *shape) cedarType() resolved.IsType {
 		return resolved.SetType{Element: s.items.cedarType()}
 	case kindRecord:
 		return s.recordType()
+	case kindAny: // not reached: callers ask known first
 	}
-	return resolved.StringType{} // not reached: callers ask known first
+	return resolved.StringType{}
 }
 
 func (s *shape) recordType() resolved.RecordType {
@@ -398,7 +401,7 @@ func checkTypes(w *when, args *shape, scopes []string, tool, rule string, r *rep
 		return true
 	}
 	var messages []string
-	for _, line := range strings.Split(err.Error(), "\n") {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
 		if !slices.Contains(messages, line) {
 			messages = append(messages, line)
 		}

@@ -69,8 +69,7 @@ func parseYAML(data []byte, r *report) []ruleText {
 	if err != nil {
 		var at place
 		message := err.Error()
-		var located yaml.Error
-		if errors.As(err, &located) {
+		if located, ok := errors.AsType[yaml.Error](err); ok {
 			message = located.GetMessage()
 			if tk := located.GetToken(); tk != nil && tk.Position != nil {
 				at = place{tk.Position.Line, tk.Position.Column}
