@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/source"
@@ -81,10 +82,10 @@ func (w *walk) folder(dir string, depth int) error {
 	if depth > maxDepth {
 		return nil
 	}
-	entries, err := fs.ReadDir(w.root.FS(), dir)
+	entries, err := readDir(w.root, dir)
 	if err != nil {
 		// It is gone, is no folder, or is a link that leads out: nothing to list here.
-		if depth == 0 && (errors.Is(failure(escape(err)), &atlas.Error{Code: atlas.CodeNotFound})) || errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(failure(escape(err)), &atlas.Error{Code: atlas.CodeNotFound}) {
 			return nil
 		}
 		return err
@@ -121,6 +122,24 @@ func (w *walk) folder(dir string, depth int) error {
 		}
 	}
 	return nil
+}
+
+// readDir returns what is in dir, which must be a folder and not a link to one.
+func readDir(root *os.Root, dir string) ([]fs.DirEntry, error) {
+	info, err := root.Lstat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, fs.ErrNotExist
+	}
+	// Should a named pipe have taken its place, opening it would wait for its other end.
+	f, err := root.OpenFile(dir, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.ReadDir(-1)
 }
 
 func sortName(e fs.DirEntry) string {

@@ -59,14 +59,22 @@ func data(tenant atlas.TenantID) source.Data {
 	vault := source.TableData{Name: "vault", Columns: []source.Column{column("id TEXT"), column("secret TEXT")}, Rows: [][]any{{"1", Vault}}}
 
 	docs := []source.Document{
-		{ID: "d_1", Title: "Refund policy " + m, Body: "Refunds are paid within five business days after the return arrives. " + m, URL: "https://example.com/d_1",
-			Attrs: map[string]any{"kind": "policy", "year": int64(2026), "public": true, "created_at": "2026-01-01T00:00:00Z"}},
-		{ID: "d_2", Title: "Shipping " + m, Body: "Express shipping takes two days; a refund of the fee is not possible. " + m,
-			Attrs: map[string]any{"kind": "policy", "year": int64(2025), "public": true, "created_at": "2026-03-01T00:00:00Z"}},
-		{ID: "t_7301", Title: "Where is my money? " + m, Body: "Order o_9002 of CUST-1001: the card was closed. The customer's café is in Zürich. " + m,
-			Attrs: map[string]any{"kind": "ticket", "year": int64(2026), "public": false, "created_at": "2026-02-01T00:00:00Z"}},
-		{ID: "t_7302", Title: "Another order " + m, Body: "Order o_90021 of CUST-10010 is late. " + m,
-			Attrs: map[string]any{"kind": "ticket", "year": 2026.5, "public": false, "created_at": "2026-02-02T00:00:00Z"}},
+		{
+			ID: "d_1", Title: "Refund policy " + m, Body: "Refunds are paid within five business days after the return arrives. " + m, URL: "https://example.com/d_1",
+			Attrs: map[string]any{"kind": "policy", "year": int64(2026), "public": true, "created_at": "2026-01-01T00:00:00Z"},
+		},
+		{
+			ID: "d_2", Title: "Shipping " + m, Body: "Express shipping takes two days; a refund of the fee is not possible. " + m,
+			Attrs: map[string]any{"kind": "policy", "year": int64(2025), "public": true, "created_at": "2026-03-01T00:00:00Z"},
+		},
+		{
+			ID: "t_7301", Title: "Where is my money? " + m, Body: "Order o_9002 of CUST-1001: the card was closed. The customer's café is in Zürich. " + m,
+			Attrs: map[string]any{"kind": "ticket", "year": int64(2026), "public": false, "created_at": "2026-02-01T00:00:00Z"},
+		},
+		{
+			ID: "t_7302", Title: "Another order " + m, Body: "Order o_90021 of CUST-10010 is late. " + m,
+			Attrs: map[string]any{"kind": "ticket", "year": 2026.5, "public": false, "created_at": "2026-02-02T00:00:00Z"},
+		},
 		{ID: own, Title: "Secret plan " + m, Body: "Word that nobody else has: zebra" + string(tenant) + ". " + m, Attrs: map[string]any{"kind": own}},
 	}
 	objects := []source.Object{

@@ -209,9 +209,19 @@ func fetchTruncated(t *testing.T, h Harness) {
 func fetchInvalid(t *testing.T, h Harness) {
 	src := openFetch(t, h)
 	for _, r := range []source.Request{
-		{}, {URL: "::"}, {URL: "a.example.com/echo"}, {URL: "/echo"}, {URL: "https://"}, {URL: "https:///echo"}, {URL: "https://a.example.com/\x00"},
-		{URL: "ftp://a.example.com/echo"}, {URL: "file:///etc/passwd"}, {URL: "https://user:secret@a.example.com/echo"},
-		{URL: "https://a.example.com/echo", Method: "BREW COFFEE"}, {URL: "https://a.example.com/echo", Method: "CONNECT"}, {URL: "https://a.example.com/echo", Method: "TRACE"},
+		{},
+		{URL: "::"},
+		{URL: "a.example.com/echo"},
+		{URL: "/echo"},
+		{URL: "https://"},
+		{URL: "https:///echo"},
+		{URL: "https://a.example.com/\x00"},
+		{URL: "ftp://a.example.com/echo"},
+		{URL: "file:///etc/passwd"},
+		{URL: "https://user:secret@a.example.com/echo"},
+		{URL: "https://a.example.com/echo", Method: "BREW COFFEE"},
+		{URL: "https://a.example.com/echo", Method: "CONNECT"},
+		{URL: "https://a.example.com/echo", Method: "TRACE"},
 		{URL: "https://a.example.com/echo", Header: map[string]string{"Bad Name": "x"}},
 		{URL: "https://a.example.com/echo", Header: map[string]string{"X-A": "x\r\nX-B: y"}},
 	} {

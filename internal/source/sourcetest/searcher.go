@@ -272,8 +272,14 @@ func searchSize(t *testing.T, h Harness) {
 func searchIsolation(t *testing.T, h Harness) {
 	both, alone := openCompany(t, h), h.Open(t, map[atlas.TenantID]source.Data{B: data(B)})
 	for _, s := range []source.Search{
-		{}, {Text: "refund"}, {Text: "zebraacme"}, {Text: mark(A)}, {Text: "only-acme secret plan"}, {Text: "d_1 t_7301"},
-		{Filter: map[string]any{"kind": "only-acme"}}, {Filter: map[string]any{"kind": []any{"only-acme", "policy"}}},
+		{},
+		{Text: "refund"},
+		{Text: "zebraacme"},
+		{Text: mark(A)},
+		{Text: "only-acme secret plan"},
+		{Text: "d_1 t_7301"},
+		{Filter: map[string]any{"kind": "only-acme"}},
+		{Filter: map[string]any{"kind": []any{"only-acme", "policy"}}},
 		{Text: "refund", Filter: map[string]any{"tenant": "acme", "_tenant": "acme"}},
 	} {
 		s.Size = 50

@@ -302,8 +302,10 @@ func (x *Index) Load(ctx context.Context, tenant atlas.TenantID, data source.Dat
 
 // reset makes an empty vector table for the configured embedder.
 func (x *Index) reset(c *sqlitefile.Conn) error {
-	for _, stmt := range []string{`DROP TABLE IF EXISTS vector`, `DELETE FROM meta`,
-		`CREATE VIRTUAL TABLE vector USING vec0 (embedding float[` + strconv.Itoa(x.embed.Dim()) + `] distance_metric=cosine)`} {
+	for _, stmt := range []string{
+		`DROP TABLE IF EXISTS vector`, `DELETE FROM meta`,
+		`CREATE VIRTUAL TABLE vector USING vec0 (embedding float[` + strconv.Itoa(x.embed.Dim()) + `] distance_metric=cosine)`,
+	} {
 		if err := c.Exec(stmt); err != nil {
 			return err
 		}
