@@ -114,8 +114,9 @@ func (a *App) openState(ctx context.Context) error {
 		return &ConfigError{fmt.Errorf("data_dir: %w; choose a folder that can be written", err)}
 	}
 	var err error
-	if a.state, err = sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(a.cfg.DataDir, "state.db")}, a.log); err != nil {
-		return err
+	path := filepath.Join(a.cfg.DataDir, "state.db")
+	if a.state, err = sqlite.Open(ctx, sqlite.Config{Path: path}, a.log); err != nil {
+		return fmt.Errorf("%s: %w; put a good copy back, or move the file away to start with no approvals and no remembered writes", path, err)
 	}
 	a.onClose(a.state.Close)
 	return nil
@@ -139,7 +140,7 @@ func (a *App) openAudit(context.Context) (err error) {
 		return err
 	}
 	if a.auditLog, err = audit.Open(a.cfg.Audit, nil, a.log); err != nil {
-		return err
+		return &ConfigError{fmt.Errorf("audit.path: %w; choose a file that can be written", err)}
 	}
 	a.onClose(a.auditLog.Close)
 	if err := a.metrics.GaugeFunc("atlas_audit_healthy", "1 while audit records can be stored, 0 while they cannot.", func() float64 {

@@ -124,6 +124,7 @@ type Options struct {
 	LogLevel   string // overrides log.level
 	LogTo      io.Writer
 	Env        func(string) (string, bool)
+	Listen     string // overrides http.listen
 	PublicURL  string // overrides http.public_url
 	NoPolicy   bool   // no rules: nothing is allowed, and a broken policy file does not matter
 
@@ -160,6 +161,9 @@ func loadConfig(o Options, files Files) (Config, error) {
 	}
 	if o.LogLevel != "" {
 		cfg.Log.Level = o.LogLevel
+	}
+	if o.Listen != "" {
+		cfg.HTTP.Listen = o.Listen
 	}
 	if o.PublicURL != "" {
 		cfg.HTTP.PublicURL = o.PublicURL

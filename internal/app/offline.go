@@ -74,11 +74,16 @@ func (a *App) Explain(ctx context.Context, p *atlas.Principal, name string, args
 	// The arguments are validated as they would be in a call; what the policy would say is then asked
 	// instead of calling on.
 	var explanation Explanation
+	var failed error
+	asked := false
 	_, err := g.validation.Stage(func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
-		var err error
-		explanation, err = g.policy.Explain(ctx, call)
-		return atlas.Result{}, err
+		asked = true
+		explanation, failed = g.policy.Explain(ctx, call)
+		return atlas.Result{}, failed
 	})(ctx, call)
+	if asked { // whatever validation makes of the empty answer: no tool ran
+		return explanation, failed
+	}
 	return explanation, err
 }
 

@@ -19,11 +19,13 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge"
 )
 
-// Listen opens the listener; an empty address means the configured one.
-func (a *App) Listen(ctx context.Context, address string) (net.Listener, error) {
-	if address == "" {
-		address = a.cfg.HTTP.Listen
-	}
+// Listen opens the configured listener.
+func (a *App) Listen(ctx context.Context) (net.Listener, error) {
+	return Listen(ctx, a.cfg.HTTP.Listen)
+}
+
+// Listen opens a listener. The error names the remedy.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {

@@ -77,7 +77,7 @@ func (c copilotCmd) connect(ctx context.Context, p *Program, g *globals) (*targe
 	tenant, _ := p.Env("ATLAS_TENANT")
 	client, err := mcpclient.Dial(ctx, mcpclient.Config{URL: url, Token: token, Tenant: tenant, Version: p.Version}, nil)
 	if err != nil {
-		return nil, connectError(err)
+		return nil, connectError(url, err)
 	}
 	return &target{
 		client: client, key: copilot.SessionKey{Tenant: tenant, Subject: "token", Session: rand.Text()},
@@ -85,10 +85,19 @@ func (c copilotCmd) connect(ctx context.Context, p *Program, g *globals) (*targe
 	}, nil
 }
 
-func connectError(err error) error {
-	switch atlas.CodeOf(err) {
+// connectError tells what is wrong with the way to the server, for the person who set it up.
+func connectError(url string, err error) error {
+	where := ""
+	if url != "" {
+		where = " (ATLAS_MCP_URL is " + url + ")"
+	}
+	switch code := atlas.CodeOf(err); code {
 	case atlas.CodeMissingToken, atlas.CodeInvalidToken, atlas.CodeTokenExpired:
 		return &exitError{exitUsage, err}
+	case atlas.CodeInvalidArguments:
+		return usage("%s%s", describe(err), where)
+	case atlas.CodeSourceUnavailable:
+		return fmt.Errorf("%s%s", describe(err), where) //nolint:err113 // for the terminal only
 	}
 	return fmt.Errorf("connect: %w", err)
 }
@@ -196,7 +205,7 @@ func (p *Program) answer(ctx context.Context, g *globals, pilot *copilot.Copilot
 		if code := atlas.CodeOf(err); code == atlas.CodeInvalidArguments || code == atlas.CodeTooLarge {
 			return &exitError{exitUsage, err}
 		}
-		return connectError(err)
+		return connectError("", err)
 	}
 	if g.JSON {
 		err = p.printJSON(res)

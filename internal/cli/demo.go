@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net"
+	"strconv"
 	"strings"
 
 	"github.com/atlas-mcp/atlas/internal/app"
@@ -11,9 +13,9 @@ import (
 type demoCmd struct {
 	modelFlags
 	identity
-	Ask    string `help:"Answer this question and exit, instead of serving." placeholder:"QUESTION"`
-	Listen string `help:"Address to serve on." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	Quiet  bool   `help:"No live progress of the agents."`
+	Ask    *string `help:"Answer this question and exit, instead of serving." placeholder:"QUESTION"`
+	Listen string  `help:"Address to serve on." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Quiet  bool    `help:"No live progress of the agents."`
 }
 
 // Help tells what the demo company is.
@@ -25,7 +27,11 @@ critic approved. Without, the server keeps running and prints its URL, the perso
 
 // Run answers or serves.
 func (c demoCmd) Run(ctx context.Context, p *Program, g *globals) error {
-	if question := strings.TrimSpace(c.Ask); question != "" {
+	if c.Ask != nil {
+		question := strings.TrimSpace(*c.Ask)
+		if question == "" {
+			return usage("--ask needs a question")
+		}
 		t, err := p.embedded(ctx, g, c.identity)
 		if err != nil {
 			return err
@@ -34,16 +40,18 @@ func (c demoCmd) Run(ctx context.Context, p *Program, g *globals) error {
 		return p.ask(ctx, g, c.modelFlags, t, question, false, c.Quiet)
 	}
 	o := p.options(g)
-	o.PublicURL = "http://" + c.Listen
+	// The port comes first: it is a part of the URL that the tokens are made for.
+	ln, err := listen(ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	defer ln.Close() //nolint:errcheck // closed by the server already, unless it did not start
+	o.PublicURL = "http://" + reachable(ln.Addr())
 	a, err := app.Open(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer a.Close() //nolint:errcheck // reported by the app's log
-	ln, err := a.Listen(ctx, c.Listen)
-	if err != nil {
-		return err
-	}
 	personas, err := a.PersonaTokens()
 	if err != nil {
 		return err
@@ -59,6 +67,23 @@ func (c demoCmd) Run(ctx context.Context, p *Program, g *globals) error {
 	stop := p.reloadOnHangup(ctx, a)
 	defer stop()
 	return a.Serve(ctx, ln)
+}
+
+// listen opens the listener of a command.
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return nil, usage("--listen %q: write HOST:PORT, such as 127.0.0.1:8080", address)
+	}
+	return app.Listen(ctx, address)
+}
+
+// reachable returns how a client on this machine reaches the address.
+func reachable(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return addr.String()
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(tcp.Port))
 }
 
 // banner is what a newcomer sees first.

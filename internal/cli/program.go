@@ -145,12 +145,34 @@ func describe(err error) string {
 	}
 	f := e.Failure("")
 	s := fmt.Sprintf("%s: %s", f.Code, f.Hint)
-	for _, key := range []string{"approval_id", "rule", "argument", "errors"} {
+	for _, key := range []string{"approval_id", "rule", "argument"} {
 		if v, ok := f.Context[key]; ok {
 			s += fmt.Sprintf("\n  %s: %v", key, v)
 		}
 	}
-	return s
+	return s + expected(f.Context["errors"])
+}
+
+// expected tells what the tool's schema wants where the arguments are wrong.
+func expected(faults any) string {
+	data, err := json.Marshal(faults)
+	if err != nil {
+		return ""
+	}
+	var list []struct {
+		Path     string `json:"path"`
+		Expected any    `json:"expected"`
+	}
+	if json.Unmarshal(data, &list) != nil { // a hint only
+		return ""
+	}
+	var b strings.Builder
+	for _, f := range list {
+		if name := strings.TrimPrefix(f.Path, "/"); name != "" && f.Expected != nil {
+			fmt.Fprintf(&b, "\n  %s: expected %v", name, f.Expected)
+		}
+	}
+	return b.String()
 }
 
 func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }

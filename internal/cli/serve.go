@@ -20,6 +20,7 @@ type serveCmd struct {
 // Run serves until the context ends, and then lets running calls finish.
 func (c serveCmd) Run(ctx context.Context, p *Program, g *globals) error {
 	o := p.options(g)
+	o.Listen = c.Listen
 	a, err := app.Open(ctx, o)
 	if err != nil {
 		return err
@@ -34,7 +35,7 @@ func (c serveCmd) Run(ctx context.Context, p *Program, g *globals) error {
 		}
 		return a.ServeStdio(ctx, who, p.Stdin, p.Stdout)
 	}
-	ln, err := a.Listen(ctx, c.Listen)
+	ln, err := a.Listen(ctx)
 	if err != nil {
 		return err
 	}

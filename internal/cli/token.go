@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/atlas-mcp/atlas/internal/app"
@@ -12,6 +15,7 @@ type tokenCmd struct {
 	Subject  string        `help:"Subject." required:"" placeholder:"SUBJECT"`
 	Role     []string      `help:"Role; may be repeated. A role brings the scopes that the configuration gives it." placeholder:"ROLE"`
 	Scope    []string      `help:"Further scope; may be repeated." placeholder:"SCOPE"`
+	Server   string        `help:"Base URL of the server that is to take the token (default: http.public_url of the configuration)." placeholder:"URL"`
 	Audience string        `help:"Audience (default: this server)." placeholder:"URL"`
 	TTL      time.Duration `help:"Lifetime, at most 12h." default:"1h" placeholder:"DURATION"`
 	Actor    string        `help:"Party that acts for the subject (act.sub, RFC 8693)." placeholder:"SUBJECT"`
@@ -19,7 +23,13 @@ type tokenCmd struct {
 
 // Run prints a token.
 func (c tokenCmd) Run(ctx context.Context, p *Program, g *globals) error {
-	a, err := p.open(ctx, g)
+	if c.TTL <= 0 {
+		return usage("--ttl must be more than zero")
+	}
+	o := p.options(g)
+	o.PublicURL = strings.TrimSuffix(c.Server, "/")
+	o.LogLevel = cmp.Or(o.LogLevel, slog.LevelWarn.String())
+	a, err := app.Open(ctx, o)
 	if err != nil {
 		return err
 	}
