@@ -140,7 +140,7 @@ func what(r atlas.AuditRecord) string {
 	case "admin":
 		return strings.TrimSpace(r.Action + " " + r.Target)
 	case "intent":
-		return r.Tool + " (intent)"
+		return strings.TrimSpace(r.Tool+r.Action+" "+r.Target) + " (intent)"
 	}
 	return r.Tool
 }

@@ -145,6 +145,9 @@ func describe(err error) string {
 	}
 	f := e.Failure("")
 	s := fmt.Sprintf("%s: %s", f.Code, f.Hint)
+	if f.Code == atlas.CodeInternal && e.Err != nil {
+		s += ": " + e.Err.Error() // the operator's own terminal
+	}
 	for _, key := range []string{"approval_id", "rule", "argument"} {
 		if v, ok := f.Context[key]; ok {
 			s += fmt.Sprintf("\n  %s: %v", key, v)
