@@ -84,7 +84,7 @@ func Open(ctx context.Context, o Options) (*App, error) {
 		o.LogTo = io.Discard
 	}
 	a := &App{
-		opts: o, files: files, cfg: cfg, log: cfg.Log.logger(o.LogTo),
+		opts: o, files: files, cfg: cfg, log: cfg.Log.logger(o.LogTo, o.LogLevel),
 		limits: ratelimit.NewLocal(ratelimit.Bounds{}), breakers: breaker.NewState(), retries: retry.NewBudgets(), latencies: budget.NewLatencies(),
 	}
 	if err := a.open(ctx); err != nil {
@@ -114,9 +114,8 @@ func (a *App) openState(ctx context.Context) error {
 		return &ConfigError{fmt.Errorf("data_dir: %w; choose a folder that can be written", err)}
 	}
 	var err error
-	path := filepath.Join(a.cfg.DataDir, "state.db")
-	if a.state, err = sqlite.Open(ctx, sqlite.Config{Path: path}, a.log); err != nil {
-		return fmt.Errorf("%s: %w; put a good copy back, or move the file away to start with no approvals and no remembered writes", path, err)
+	if a.state, err = sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(a.cfg.DataDir, "state.db")}, a.log); err != nil {
+		return err // names the file and what to do
 	}
 	a.onClose(a.state.Close)
 	return nil

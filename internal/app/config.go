@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -159,9 +160,6 @@ func loadConfig(o Options, files Files) (Config, error) {
 	if o.DataDir != "" {
 		cfg.DataDir = o.DataDir
 	}
-	if o.LogLevel != "" {
-		cfg.Log.Level = o.LogLevel
-	}
 	if o.Listen != "" {
 		cfg.HTTP.Listen = o.Listen
 	}
@@ -213,6 +211,9 @@ func (c Config) validate() error {
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		errs = append(errs, fmt.Errorf("log.format: %q is neither text nor json", c.Log.Format))
 	}
+	if _, _, err := net.SplitHostPort(c.HTTP.Listen); err != nil {
+		errs = append(errs, fmt.Errorf("http.listen: %q is not HOST:PORT, such as 127.0.0.1:8080", c.HTTP.Listen))
+	}
 	if c.Mode == Production && c.DemoData {
 		errs = append(errs, errors.New("demo_data: not in production mode"))
 	}
@@ -252,9 +253,12 @@ func (l Log) level() (slog.Level, error) {
 	return level, err
 }
 
-// logger returns the program's log.
-func (l Log) logger(w io.Writer) *slog.Logger {
+// logger returns the program's log. A level of the command line goes before the configured one.
+func (l Log) logger(w io.Writer, override string) *slog.Logger {
 	level, _ := l.level() // validated
+	if override != "" {
+		level, _ = Log{Level: override}.level() // one of the flag's words
+	}
 	o := &slog.HandlerOptions{Level: level}
 	if l.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))

@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -29,6 +31,9 @@ func (c auditVerifyCmd) Run(ctx context.Context, p *Program, g *globals) error {
 		return err
 	}
 	report, err := app.VerifyAudit(ctx, path, c.MissingStart)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no audit log at %s: either nothing was called yet, or it was taken away", path)
+	}
 	if err != nil {
 		return err
 	}
