@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -93,7 +95,7 @@ func (a *App) build(ctx context.Context, cfg Config) (_ *generation, err error) 
 
 // openSources opens every source, and reports the mistakes of all of them.
 func (a *App) openSources(ctx context.Context, g *generation) error {
-	dialer, err := a.egress(g)
+	dialer, allowed, err := a.egress(g)
 	if err != nil {
 		return &ConfigError{err}
 	}
@@ -123,7 +125,7 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 			errs = append(errs, fmt.Errorf("sources.%s: %w", name, err))
 			continue
 		}
-		g.sources[name] = tool.Source{Kind: spec.Kind, Source: s, Tools: spec.Tools}
+		g.sources[name] = tool.Source{Kind: spec.Kind, Version: version(spec, allowed), Source: s, Tools: spec.Tools}
 	}
 	if len(errs) > 0 {
 		return &ConfigError{errors.Join(errs...)}
@@ -132,21 +134,36 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 }
 
 // egress makes the guard of outbound requests from the allowlist. Without a file nothing is allowed.
-func (a *App) egress(g *generation) (*egress.Guard, error) {
+// The file's content is returned, too.
+func (a *App) egress(g *generation) (guard *egress.Guard, data []byte, err error) {
 	file := g.cfg.Egress.File
 	if file == "" {
-		return egress.New(g.cfg.Egress.Config, nil, egress.Deps{})
+		guard, err = egress.New(g.cfg.Egress.Config, nil, egress.Deps{})
+		return guard, nil, err
 	}
-	data, err := a.files.Read(file)
-	if err != nil {
-		return nil, fmt.Errorf("egress.file: %w", err)
+	if data, err = a.files.Read(file); err != nil {
+		return nil, nil, fmt.Errorf("egress.file: %w", err)
 	}
 	g.watched = append(g.watched, a.files.path(file))
 	list, err := egress.ParseAllowlist(a.files.Name(file), data)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return egress.New(g.cfg.Egress.Config, list, egress.Deps{})
+	guard, err = egress.New(g.cfg.Egress.Config, list, egress.Deps{})
+	return guard, data, err
+}
+
+// version is a hash of what a source is: its driver's settings, and where outbound requests may go. It
+// becomes part of the versions of the source's tools, so that neither a cached answer nor an approval
+// outlives a change of what stands behind the tool.
+func version(spec SourceSpec, allowlist []byte) string {
+	h := sha256.New()
+	fmt.Fprintln(h, spec.Kind) //nolint:errcheck // a hash takes everything
+	if spec.With != nil {
+		fmt.Fprintln(h, spec.With.String()) //nolint:errcheck // a hash takes everything
+	}
+	h.Write(allowlist)
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 func (a *App) buildTools(g *generation) error {
@@ -232,11 +249,7 @@ func (a *App) buildStages(g *generation) (err error) {
 
 // visible finds a tool that the caller of call may see.
 func (g *generation) visible(call atlas.Call, name string) (*atlas.Tool, bool) {
-	t, ok := g.registry.Lookup(name)
-	if !ok || !g.policy.Visible(call.Principal, call.Tenant, t) {
-		return nil, false
-	}
-	return t, true
+	return g.registry.Find(call.Principal, call.Tenant, name)
 }
 
 func (g *generation) loader(name string) (source.Loader, bool) {

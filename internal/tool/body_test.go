@@ -177,7 +177,7 @@ func TestPut(t *testing.T) {
 		t.Error("resource", got)
 	}
 	preview, err := put.Preview(t.Context(), call)
-	if want := `Write 3 bytes (text/plain) to "a/b.txt" of files: creates a new object.`; err != nil || preview != want {
+	if want := `Write 3 bytes (text/plain, SHA-256 82b5c347493f76b114b701be8bf9205789f699075946fdf09051bf799d9cc117) to "a/b.txt" of files: creates a new object. The content: né`; err != nil || preview != want {
 		t.Error(preview, err)
 	}
 	if got := h.get("files_put", `{"key":"a/b.txt","content":"né"}`); got["bytes_written"] != 3.0 {

@@ -104,15 +104,19 @@ func sendTool(name string, s source.Source) *atlas.Tool {
 
 // previewRequest tells a person what a request would send, up to a length that can be read.
 func previewRequest(method, url string, body json.RawMessage) string {
-	const most = 2000
-	text := strings.ToValidUTF8(string(body), "\ufffd")
-	if len(text) > most {
-		text = wholeRunes(text[:most]) + "…"
-	}
 	if len(body) == 0 || string(body) == "null" {
 		return method + " " + url + " without a body."
 	}
-	return method + " " + url + " with the body " + text
+	return method + " " + url + " with the body " + beginning(string(body), 2000)
+}
+
+// beginning returns at most so many bytes of a text for people, marked if something is left out.
+func beginning(text string, most int) string {
+	text = strings.ToValidUTF8(text, "\ufffd")
+	if len(text) > most {
+		text = wholeRunes(text[:most]) + "…"
+	}
+	return text
 }
 
 func fetch(ctx context.Context, f source.Fetcher, tenant atlas.TenantID, r source.Request) (atlas.Result, error) {

@@ -2,6 +2,7 @@ package tool
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"strings"
@@ -199,7 +200,9 @@ func putTool(name string, s source.Source) *atlas.Tool {
 			case code != atlas.CodeNotFound:
 				return "", err
 			}
-			return fmt.Sprintf("Write %d bytes (%s) to %q of %s: %s.", len(str(v, "content")), contentType(v), key, name, what), nil
+			content := str(v, "content")
+			return fmt.Sprintf("Write %d bytes (%s, SHA-256 %x) to %q of %s: %s. The content: %s",
+				len(content), contentType(v), sha256.Sum256([]byte(content)), key, name, what, beginning(content, 1000)), nil
 		},
 		Run: func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
 			v, err := values(call)

@@ -22,9 +22,10 @@ import (
 
 // A Source is an open source and what is offered of it.
 type Source struct {
-	Kind   string        // kind of driver, such as "sqlite"; part of the tools' versions
-	Source source.Source // must not be nil
-	Tools  Verbs         // which verbs to offer, and how
+	Kind    string        // kind of driver, such as "sqlite"; part of the tools' versions
+	Version string        // of the source's settings; part of the tools' versions
+	Source  source.Source // must not be nil
+	Tools   Verbs         // which verbs to offer, and how
 }
 
 // Deps are what tools need to run.
@@ -61,8 +62,12 @@ func Build(sources map[string]Source, files []File, deps Deps) ([]*atlas.Tool, e
 		return nil, errors.Join(b.errs...)
 	}
 	tools := make([]*atlas.Tool, 0, len(b.defs))
+	all := b.fingerprint()
 	for _, d := range b.defs {
-		d.tool.Version = d.version()
+		d.tool.Version = d.version(b.sources[d.tool.Source].Version)
+		if d.tool.Level != atlas.Atomic { // its answer depends on its children, too
+			d.tool.Version = d.version(all)
+		}
 		tools = append(tools, d.tool)
 	}
 	slices.SortFunc(tools, func(a, b *atlas.Tool) int { return cmp.Compare(a.Name, b.Name) })
@@ -109,10 +114,22 @@ func (b *builder) add(d *definition) {
 // and each can be written as it is in policies, scopes and metrics.
 var toolName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 
-// version is a hash over all that a caller or an approver relies on.
-func (d *definition) version() string {
+// fingerprint is a hash over all definitions and sources.
+func (b *builder) fingerprint() string {
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(b.defs)) {
+		d := b.defs[name]
+		fmt.Fprintln(h, d.version(b.sources[d.tool.Source].Version)) //nolint:errcheck // a hash takes everything
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// version is a hash over all that a caller or an approver relies on, and over what stands behind the
+// tool: the version of its source, or of all tools where it calls others.
+func (d *definition) version(behind string) string {
 	t := d.tool
 	data, err := json.Marshal([]any{
+		behind,
 		t.Name, t.Title, t.Description, t.Level, t.Source, d.kind, d.verb, d.body, t.Input, t.Output, t.Items,
 		t.Scopes, t.ReadOnly, t.Destructive, t.Idempotent, t.Reads, t.Effects, t.CacheTTL, t.Timeout,
 	})

@@ -213,3 +213,34 @@ some:
 		t.Errorf("%+v", query)
 	}
 }
+
+// An approval and a cached answer are bound to the tool's version: what stands behind a tool is part
+// of it, so that neither outlives a change of the source's settings.
+func TestVersionFollowsTheSource(t *testing.T) {
+	versions := func(crm string) map[string]string {
+		h := newHouse(t)
+		s := h.sources["crm"]
+		s.Version = crm
+		h.sources["crm"] = s
+		h.build(shipped(t)...)
+		out := map[string]string{}
+		for name, tl := range h.tools {
+			out[name] = tl.Version
+		}
+		return out
+	}
+	before, after := versions("1"), versions("2")
+	for _, name := range []string{"crm_query", "crm_schema", "crm_order", "semantic_search", "customer_context"} {
+		if before[name] == "" || before[name] == after[name] {
+			t.Errorf("%s keeps its version %q though its source changed", name, before[name])
+		}
+	}
+	for _, name := range []string{"tickets_search", "files_put"} {
+		if before[name] != after[name] {
+			t.Errorf("%s changed its version though its source did not", name)
+		}
+	}
+	if again := versions("1"); again["customer_context"] != before["customer_context"] {
+		t.Error("a version changes without a reason")
+	}
+}

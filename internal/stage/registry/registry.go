@@ -146,6 +146,12 @@ func (r *Registry) Lookup(name string) (*atlas.Tool, bool) {
 	return t, ok
 }
 
+// Find returns the tool of the name if p may see it for the tenant: what the stage would find.
+func (r *Registry) Find(p *atlas.Principal, tenant atlas.TenantID, name string) (*atlas.Tool, bool) {
+	t, ok := r.view(p, tenant).byName[name]
+	return t, ok
+}
+
 // Visible returns the tools that p may see for the tenant, sorted by name. The list is shared and
 // read-only.
 func (r *Registry) Visible(p *atlas.Principal, tenant atlas.TenantID) []*atlas.Tool {
