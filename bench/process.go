@@ -187,6 +187,7 @@ sources: {}
 tools: {files: []}
 roles: {bench: ["tool:memory:read"]}
 policy: {file: policy.yaml}
+flood: {rate: 100000000, per: 1m, burst: 10000000}
 ratelimit:
   caller: {rate: 100000000, per: 1m, burst: 10000000}
   tool: {rate: 100000000, per: 1m, burst: 10000000}

@@ -64,6 +64,7 @@ type App struct {
 	breakers  *breaker.State
 	retries   *retry.Budgets
 	latencies *budget.Latencies
+	flood     *flood
 
 	approvals *approval.Service
 	issuer    *issuer.Issuer // nil in production
@@ -148,6 +149,11 @@ func (a *App) openAudit(context.Context) (err error) {
 		}
 		return 1
 	}); err != nil {
+		return err
+	}
+	a.flood = &flood{rate: a.cfg.Flood, buckets: ratelimit.NewLocal(ratelimit.Bounds{}), record: a.auditLog.Record}
+	if err := a.metrics.GaugeFunc("atlas_flood_refused_calls", "Calls refused before the pipeline since the start, because one caller sent far too many.",
+		func() float64 { return float64(a.flood.refused.Load()) }); err != nil {
 		return err
 	}
 	a.approvals, err = approval.NewService(a.state, a.auditLog.Record, a.log)
@@ -266,6 +272,9 @@ func (a *App) Handle(ctx context.Context, call atlas.Call) (atlas.Result, error)
 		return atlas.Result{}, errClosed
 	}
 	defer g.lease.leave()
+	if err := a.flood.admit(ctx, call); err != nil {
+		return atlas.Result{}, err
+	}
 	return g.handler(ctx, call)
 }
 

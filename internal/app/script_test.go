@@ -361,7 +361,7 @@ func TestPipelineOrder(t *testing.T) {
 
 // Two tenants at once never see each other's answers, through cache, limiter or anything else.
 func TestTenantsAtOnce(t *testing.T) {
-	s := openScript(t, &txtar.Archive{Files: []txtar.File{{Name: "config.yaml", Data: []byte("ratelimit: {caller: {rate: 100000, per: 1m, burst: 100000}, tool: {rate: 100000, per: 1m, burst: 100000}, tenant: {rate: 100000, per: 1m, burst: 100000}}\n")}}})
+	s := openScript(t, &txtar.Archive{Files: []txtar.File{{Name: "config.yaml", Data: []byte("flood: {rate: 1000000, per: 1m, burst: 100000}\nratelimit: {caller: {rate: 100000, per: 1m, burst: 100000}, tool: {rate: 100000, per: 1m, burst: 100000}, tenant: {rate: 100000, per: 1m, burst: 100000}}\n")}}})
 	var wg sync.WaitGroup
 	for _, tenant := range []atlas.TenantID{"acme", "globex"} {
 		who, err := s.app.Principal("tester", tenant, []string{"tester"})
