@@ -48,7 +48,7 @@ fmt: ## format the code
 	@$(TOOL) golangci-lint fmt ./...
 
 .PHONY: gen
-gen: ## rewrite the files that are made from tables (docs/errors.md, docs/policy.md, .env.example)
+gen: ## rewrite the files that are made from tables (docs/errors.md, docs/conditions.md, .env.example)
 	@ATLAS_UPDATE=1 $(GO) test -count=1 -run 'TestGenerated' ./... >/dev/null
 	@git status --short docs .env.example
 

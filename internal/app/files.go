@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	defaults "github.com/atlas-mcp/atlas/config"
+	"github.com/atlas-mcp/atlas/internal/config"
 )
 
 // Files finds the files of a configuration: the main file, and the others by the names that it
@@ -45,12 +46,17 @@ func (f Files) path(name string) string {
 	return filepath.Join(f.dir, name)
 }
 
-// Read returns the content of the named file.
-func (f Files) Read(name string) ([]byte, error) {
+// Read returns the content of the named YAML file, whose shape has been checked.
+func (f Files) Read(name string) (data []byte, err error) {
 	if f.Embedded() {
-		return fs.ReadFile(f.fsys, name)
+		data, err = fs.ReadFile(f.fsys, name)
+	} else {
+		data, err = os.ReadFile(f.path(name))
 	}
-	return os.ReadFile(f.path(name))
+	if err != nil {
+		return nil, err
+	}
+	return data, config.CheckShape(f.Name(name), data)
 }
 
 // Glob returns the files that match the patterns, sorted. A pattern without a match is an error,

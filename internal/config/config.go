@@ -57,8 +57,8 @@ type Resolver struct {
 // Decode parses data, fills in ${…} and decodes it into v, a pointer to a struct. Fields that the
 // file does not name keep their value. An empty file decodes to nothing.
 func Decode(name string, data []byte, r Resolver, v any) error {
-	if len(data) > MaxBytes {
-		return &Error{File: name, Message: fmt.Sprintf("has %d bytes; the limit is %d", len(data), MaxBytes)}
+	if err := CheckShape(name, data); err != nil {
+		return err
 	}
 	file, err := parser.ParseBytes(data, 0)
 	if err != nil {

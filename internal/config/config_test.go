@@ -80,6 +80,24 @@ func TestMistakesNamePlaceAndRemedy(t *testing.T) {
 	}
 }
 
+func TestShapeIsBounded(t *testing.T) {
+	for name, test := range map[string]struct{ file, want string }{
+		"brackets":      {strings.Repeat("[", 500_000), "nests more than 100 brackets"},
+		"braces":        {"in:\n  more: " + strings.Repeat("{a: ", 50_000), "nests more than 100 brackets"},
+		"line":          {"in: " + strings.Repeat("x", 70_000), "line of more than"},
+		"size":          {strings.Repeat("# comment\n", 200_000), "the limit is"},
+		"many per line": {"more: {a: '" + strings.Repeat("[", 101) + "'}", "nests more than 100 brackets"},
+	} {
+		if err := config.CheckShape("a.yaml", []byte(test.file)); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	open := "in: {name: '['}\n"
+	if err := config.CheckShape("a.yaml", []byte(strings.Repeat(open, 1000))); err != nil {
+		t.Errorf("brackets in strings of separate fields add up: %v", err)
+	}
+}
+
 func TestMistakeInNodeKeepsItsLine(t *testing.T) {
 	var v outer
 	if err := config.Decode("a.yaml", []byte("in: {}\nwith:\n  size: 1\n  szie: 2\n"), resolver, &v); err != nil {
