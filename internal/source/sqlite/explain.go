@@ -27,7 +27,14 @@ func (d *DB) explain(ctx context.Context, c *sqlitefile.Conn, st statement, g *g
 	if _, ok := errors.AsType[*atlas.Error](err); ok {
 		return err
 	}
+	if sqlitefile.Spilled(err) {
+		return atlas.Errorf(atlas.CodeTooLarge, err, "the query sorts, groups, joins or makes distinct more data than may be held; filter more, or use fewer or smaller columns").
+			With("limit_bytes", sqlitefile.SpillLimit)
+	}
 	switch sqlitefile.Code(err) {
+	case sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_FULL:
+		// A reader writes nothing but temporary files. Trying again would only do it again.
+		return atlas.Errorf(atlas.CodeTooLarge, err, "the query needs more memory or more room for temporary files than there is; filter more")
 	case sqlite3.SQLITE_TOOBIG:
 		return atlas.Errorf(atlas.CodeTooLarge, err, "the query, or a value in it or in its answer, is larger than the limit").
 			With("limit_bytes", d.cfg.MaxValueBytes)

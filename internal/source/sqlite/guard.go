@@ -111,8 +111,10 @@ var tableFunctions = set(`json_each json_tree`)
 
 // functions may be called. Left out are those that reach out of the statement (load_extension,
 // fts3_tokenizer, sqlite_log, sqlite_offset, everything of FTS5 and sqlite-vec), those that tell
-// about the process (sqlite_version and its like), and those whose time grows with the product of
-// their arguments' lengths in one step that cannot be interrupted (json_patch, unhex).
+// about the process (sqlite_version and its like), those whose time grows with the product of
+// their arguments' lengths in one step that cannot be interrupted (json_patch, unhex), and those
+// that gather any amount of memory before they look at the largest length of a value
+// (json_group_array, json_group_object; group_concat looks at it with each row).
 var functions = set(`
 	abs ceil ceiling char coalesce concat concat_ws exp floor format glob hex if ifnull iif instr
 	length like likelihood likely ln log log10 log2 lower ltrim max min mod nullif octet_length pi
@@ -125,8 +127,8 @@ var functions = set(`
 	avg count group_concat string_agg sum total
 	row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
 
-	json json_array json_array_length json_error_position json_extract json_group_array
-	json_group_object json_insert json_object json_pretty json_quote json_remove json_replace
+	json json_array json_array_length json_error_position json_extract
+	json_insert json_object json_pretty json_quote json_remove json_replace
 	json_set json_type json_valid -> ->>
 `)
 

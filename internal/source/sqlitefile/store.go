@@ -79,6 +79,9 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register functions: %w", err)
 	}
+	if err := spill(); err != nil {
+		return nil, fmt.Errorf("bound temporary files: %w", err)
+	}
 	empty, err := open("file::memory:?"+readParams(o).Encode(), o.MaxConns)
 	if err != nil {
 		return nil, err
@@ -89,10 +92,12 @@ func New(o Options) (*Store, error) {
 	}, nil
 }
 
-// readParams make a connection harmless: it cannot write, trusts nothing in the schema, and takes
-// a double-quoted unknown name for a mistake instead of a string.
+// readParams make a connection harmless: it cannot write, fills the disk only up to [SpillLimit],
+// trusts nothing in the schema, and takes a double-quoted unknown name for a mistake instead of a
+// string.
 func readParams(o Options) url.Values {
 	return url.Values{
+		"vfs":           {spillVFS},
 		"_query_only":   {"1"},
 		"_defensive":    {"1"},
 		"_dqs":          {"0"},
