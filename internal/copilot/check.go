@@ -97,6 +97,7 @@ func stemSet(words string) map[string]bool {
 var (
 	reAnchor     = regexp.MustCompile(`S[0-9]{1,4}`)
 	reClause     = regexp.MustCompile(`(?i)[,;:]\s|\s-\s|\b(?:because|since|due to|so that|so|and|but|while|which|until|after|as)\b`)
+	reHidden     = regexp.MustCompile(`\pL(?:[*~\x60]+|</?[a-zA-Z][^>]*>|<!--[^>]*>|&#?[a-zA-Z0-9]+;|\\)+\pL|\]\(`)
 	reAbstention = regexp.MustCompile(`(?i)\b(?:not|n't|nothing|no answer|cannot be found)\b.*\b(?:in|from)\s+(?:the|these|our|any|those)\s+(?:available\s+|given\s+|provided\s+)?(?:sources?|evidence|records?|documents?)\b` +
 		`|\b(?:sources?|evidence|records|documents)\s+(?:do|does)(?:\s+not|n't)\s+(?:say|state|mention|contain|show|include|give|cover|hold|tell)`)
 )
@@ -107,6 +108,8 @@ var (
 //   - every id, amount, date, number, code, name, address and status word in it stands in a cited
 //     source, in one about the record that the sentence names, and status words with the same
 //     negation;
+//   - it denies what a cited source denies and affirms what one affirms, clause by clause;
+//   - several records of a kind cited by a clause that names none are not mixed: one bears all of it;
 //   - enough of its other words stand there too, in the whole and in each clause;
 //   - it names no customer but those in question, and gives no orders.
 //
@@ -179,6 +182,9 @@ func (c *checker) sentence(text string) SentenceCheck {
 	}
 	bare := fact.Fold(fact.Anchors.ReplaceAllStringFunc(text, func(a string) string { return strings.Repeat(" ", len(a)) }))
 	facts := fact.Of(bare)
+	if reHidden.MatchString(bare) {
+		return drop("hides a word in markup")
+	}
 	if fact.Orders(bare, false) {
 		return drop("gives orders to the reader")
 	}
@@ -210,7 +216,7 @@ func (c *checker) sentence(text string) SentenceCheck {
 			!slices.Contains(c.scope.Customers, f.Value) {
 			return drop("names %s, who was not asked about", f.Value)
 		}
-		s := bearer(f, facts, bare, cited)
+		s := bearer(f, facts, bare, unmixed(f, facts, bare, cited))
 		if s == nil {
 			return drop("%s %q does not stand in %s", f.Kind, strings.TrimSpace(f.Text), strings.Join(r.Cites, ", "))
 		}
@@ -224,9 +230,16 @@ func (c *checker) sentence(text string) SentenceCheck {
 	}
 	for clause := range splitClauses(bare) {
 		t := content(clause, fact.Of(clause))
-		if missing, ok := overlaps(t, cited, leastClauseOverlap); len(t) > 1 && !ok {
+		least := leastClauseOverlap
+		if len(t) == 2 { // one of two is the subject, and then nothing is known of what is said of it
+			least = 1
+		}
+		if missing, ok := overlaps(t, cited, least); len(t) > 1 && !ok {
 			return drop("the sources cited do not speak of: %s", strings.Join(missing, ", "))
 		}
+	}
+	if against := reversed(bare, cited); against != nil {
+		return drop("the sources cited say the opposite, or do not deny: %s", strings.Join(against, ", "))
 	}
 	if n := len(terms); n > 0 {
 		missing, _ := overlaps(terms, cited, 0)
@@ -303,6 +316,48 @@ func bearer(f fact.Fact, facts []fact.Fact, text string, cited []*indexed) *inde
 		return cited[0]
 	}
 	return nil
+}
+
+// unmixed returns the cited sources that may bear out a fact of a clause that names no record. Of
+// several orders (tickets, customers) only those are left that bear out all of the clause that any
+// of them does: "the pending refund is $129.00" is not true because one is pending and another costs that.
+func unmixed(f fact.Fact, facts []fact.Fact, text string, cited []*indexed) []*indexed {
+	if slices.ContainsFunc(facts, func(g fact.Fact) bool { return g.Kind == fact.KindID }) {
+		return cited
+	}
+	switch f.Kind {
+	case fact.KindAmount, fact.KindDate, fact.KindStatus:
+	default:
+		return cited
+	}
+	start, end := clauseAt(text, f.Pos)
+	return slices.DeleteFunc(slices.Clone(cited), func(s *indexed) bool {
+		if s.Kind != fact.Order && s.Kind != fact.Ticket && s.Kind != fact.Customer {
+			return false
+		}
+		for _, g := range facts {
+			if g.Pos < start || g.Pos >= end || g.Kind != fact.KindAmount && g.Kind != fact.KindDate && g.Kind != fact.KindStatus {
+				continue
+			}
+			other := func(o *indexed) bool { return o.Kind == s.Kind && o != s && o.bears(g, text) }
+			if !s.bears(g, text) && slices.ContainsFunc(cited, other) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func clauseAt(text string, pos int) (start, end int) {
+	end = len(text)
+	for _, m := range reClause.FindAllStringIndex(text, -1) {
+		if m[1] <= pos {
+			start = m[1]
+		} else if m[0] > pos {
+			return start, m[0]
+		}
+	}
+	return start, end
 }
 
 // about reports whether a source may bear out a fact of a sentence that names records: it must be

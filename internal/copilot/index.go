@@ -18,8 +18,10 @@ type indexed struct {
 
 // A unit is the smallest part of a source that can bear a fact out.
 type unit struct {
-	text  string
-	facts []fact.Fact
+	text    string
+	prose   bool // a sentence of a long text, not a field
+	facts   []fact.Fact
+	clauses []clause
 }
 
 func (s *indexed) load() *indexed {
@@ -30,6 +32,7 @@ func (s *indexed) load() *indexed {
 	s.add(s.Title, nil)
 	for _, t := range s.Text {
 		s.add(t, nil)
+		s.units[len(s.units)-1].prose = true
 	}
 	for _, f := range s.Fields {
 		var more []fact.Fact
@@ -52,7 +55,7 @@ func (s *indexed) add(text string, more []fact.Fact) {
 		return
 	}
 	text = fact.Fold(text)
-	s.units = append(s.units, unit{text: text, facts: append(fact.Of(text), more...)})
+	s.units = append(s.units, unit{text: text, facts: append(fact.Of(text), more...), clauses: clausesOf(text)})
 	s.learn(text)
 }
 
@@ -83,9 +86,17 @@ func (s *indexed) bears(f fact.Fact, text string) bool {
 	}
 	if f.Kind == fact.KindStatus {
 		negated := negatedAt(text, f.Pos)
+		start, end := clauseAt(text, f.Pos)
+		said := clause{terms: besides(text[start:end], f.Value)}
 		return slices.ContainsFunc(s.units, func(u unit) bool {
 			return slices.ContainsFunc(wordsAt(u.text), func(w wordAt) bool {
-				return fact.Stem(w.text) == f.Value && negatedAt(u.text, w.pos) == negated
+				if fact.Stem(w.text) != f.Value || negatedAt(u.text, w.pos) != negated {
+					return false
+				}
+				// Prose must say it of the same thing: "the card that paid" is no word of a paid refund.
+				start, end := clauseAt(u.text, w.pos)
+				has := clause{terms: besides(u.text[start:end], f.Value)}
+				return !u.prose || len(said.terms) == 0 || len(has.terms) == 0 || said.shared(has) > 0
 			})
 		})
 	}
@@ -115,6 +126,16 @@ func wordsAt(s string) []wordAt {
 	return out
 }
 
+// negators turn what stands round them into its opposite.
+var negators = map[string]bool{
+	"not": true, "no": true, "never": true, "without": true, "neither": true, "nor": true, "cannot": true, "nothing": true, "unable": true,
+	"none": true, "nobody": true, "hardly": true, "barely": true, "scarcely": true, "rarely": true, "seldom": true, "false": true, "untrue": true,
+	"incorrect": true, "wrong": true, "wrongly": true, "stopped": true, "stops": true, "ceased": true, "refused": true, "refuses": true,
+	"refusing": true, "denies": true, "lacks": true, "unlikely": true, "impossible": true, "supposedly": true, "allegedly": true,
+}
+
+func negates(word string) bool { return negators[word] || strings.HasSuffix(word, "n't") }
+
 // negatedAt reports whether one of the four words before pos, in the same clause, negates what
 // stands there.
 func negatedAt(text string, pos int) bool {
@@ -123,14 +144,79 @@ func negatedAt(text string, pos int) bool {
 		before = before[i+1:]
 	}
 	w := fact.Words(before)
-	for _, x := range w[max(0, len(w)-4):] {
-		switch x {
-		case "not", "no", "never", "without", "neither", "nor", "cannot", "nothing", "unable":
-			return true
+	return slices.ContainsFunc(w[max(0, len(w)-4):], negates)
+}
+
+// besides returns the content words of a clause without one of them.
+func besides(text, stem string) []string {
+	return slices.DeleteFunc(fact.Terms(text), func(t string) bool { return scaffold[t] || negators[t] || t == stem })
+}
+
+// A clause is a part of a sentence that affirms or denies something.
+type clause struct {
+	terms   []string // stems of its content words, status words and names among them
+	negated bool
+}
+
+// clausesOf splits a sentence. A negation in a clause without content ("in no way", "it is false
+// that") is one of the whole sentence.
+func clausesOf(text string) []clause {
+	var out []clause
+	all := false
+	read := func(part string) {
+		c := clause{negated: slices.ContainsFunc(fact.Words(part), negates)}
+		c.terms = slices.DeleteFunc(fact.Terms(part), func(t string) bool { return scaffold[t] || negators[t] })
+		if len(c.terms) == 0 {
+			all = all || c.negated
+			return
 		}
-		if strings.HasSuffix(x, "n't") {
-			return true
+		out = append(out, c)
+	}
+	split := false
+	for part := range splitClauses(text) {
+		split = true
+		read(part)
+	}
+	if !split {
+		read(text)
+	}
+	if all {
+		for i := range out {
+			out[i].negated = true
 		}
 	}
-	return false
+	return out
+}
+
+func (c clause) shared(d clause) int {
+	n := 0
+	for _, t := range c.terms {
+		if slices.ContainsFunc(d.terms, func(u string) bool { return fact.Related(t, u) }) {
+			n++
+		}
+	}
+	return n
+}
+
+// reversed returns the words of a clause that the cited sources hold with the opposite polarity
+// only: the clause of theirs that is nearest to it denies what it affirms, or the other way round.
+func reversed(text string, cited []*indexed) []string {
+	for _, c := range clausesOf(text) {
+		same, opposite := 0, 0
+		for _, s := range cited {
+			for _, u := range s.units {
+				for _, d := range u.clauses {
+					if n := c.shared(d); d.negated == c.negated {
+						same = max(same, n)
+					} else {
+						opposite = max(opposite, n)
+					}
+				}
+			}
+		}
+		if opposite > same || c.negated && same == 0 {
+			return c.terms
+		}
+	}
+	return nil
 }

@@ -46,12 +46,13 @@ const (
 	digits = `[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+`
 	codes  = `USD|EUR|GBP|JPY|CHF|CAD|AUD|INR|CNY|SEK|NOK|DKK|PLN`
 	months = `jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?`
-	units  = `minutes?|hours?|days?|weeks?|months?|years?|percent|%`
+	units  = `seconds?|minutes?|hours?|days?|weeks?|months?|quarters?|years?|decades?|percent|%`
 )
 
 var (
 	reEmail  = regexp.MustCompile(`(?i)[a-z0-9._%+-]+@[a-z0-9-]+(?:\.[a-z0-9-]+)+`)
-	reURL    = regexp.MustCompile(`(?i)\bhttps?://[^\s\])>"']+`)
+	reURL    = regexp.MustCompile(`(?i)\b[a-z][a-z0-9+.-]*://[^\s\])>"']+|\b(?:[a-z0-9-]{2,}\.)+[a-z]{2,}\b(?:/[^\s\])>"']*)?`)
+	reMinus  = regexp.MustCompile(`\B-(?:[$€£]\s?)?[0-9]`)
 	reSymbol = regexp.MustCompile(`(?i)([$€£])\s?(` + digits + `)(\.[0-9]{1,2})?(?:\s?(` + codes + `)\b)?`)
 	reAmount = regexp.MustCompile(`(?i)\b(` + digits + `)(\.[0-9]{1,2})?\s?(` + codes + `|dollars?|euros?|pounds?|cents?)\b(?:\s(` + codes + `)\b)?`)
 	rePrefix = regexp.MustCompile(`\b(` + codes + `)\s?(` + digits + `)(\.[0-9]{1,2})?`)
@@ -64,7 +65,11 @@ var (
 	reUnit   = regexp.MustCompile(`(?i)\b(` + number + `)(?:\s|-)?((?:business|working|calendar)[\s-])?(` + units + `)`)
 	reNumber = regexp.MustCompile(`(?i)\b(` + number + `)\b`)
 	reCode   = regexp.MustCompile(`[\pL\pN]*(?:\pL\pN|\pN\pL)[\pL\pN]*`)
-	reWord   = regexp.MustCompile(`\pL[\pL'\pM]*`)
+	// What passes for a word to the eye alone: a letter of another script, letters set apart, a sign.
+	reForeign = regexp.MustCompile(`[\pL\pM]*[^\P{L}\p{Latin}][\pL\pM]*`)
+	reSpaced  = regexp.MustCompile(`(?:\b\pL[ ._*-]{1,2}){2,}\pL\b`)
+	reSign    = regexp.MustCompile(`[\p{So}\p{Nl}\p{No}]|[^\P{Sc}$€£]`)
+	reWord    = regexp.MustCompile(`\pL[\pL'\pM]*`)
 )
 
 // "one" counts only before a unit: elsewhere it is a pronoun.
@@ -95,6 +100,9 @@ func Of(text string) []Fact {
 			v := value(g)
 			if v == "" {
 				continue
+			}
+			if kind == KindAmount && reMinus.MatchString(original[max(0, m[0]-1):m[1]]) && (m[0] < 2 || original[m[0]-2] == ' ' || original[m[0]-2] == '(') {
+				v = "-" + v
 			}
 			for part := range strings.SplitSeq(v, "|") {
 				out = append(out, Fact{Kind: kind, Value: part, Text: original[m[0]:m[1]], Pos: m[0]})
@@ -143,7 +151,10 @@ func Of(text string) []Fact {
 		}
 		return count(g[1])
 	})
+	take(KindCode, reSpaced, func(g []string) string { return strings.ToLower(g[0]) })
 	take(KindCode, reCode, func(g []string) string { return strings.ToLower(g[0]) })
+	take(KindCode, reForeign, func(g []string) string { return strings.ToLower(g[0]) })
+	take(KindCode, reSign, func(g []string) string { return g[0] })
 	return append(out, words(string(s), original)...)
 }
 
@@ -155,6 +166,10 @@ func words(masked, original string) []Fact {
 		w := masked[m[0]:m[1]]
 		bare := strings.TrimSuffix(strings.Trim(w, "'"), "'s")
 		lower := strings.ToLower(bare)
+		if weighty[lower] {
+			out = append(out, Fact{Kind: KindCode, Value: lower, Text: w, Pos: m[0]})
+			continue
+		}
 		if statuses[lower] {
 			out = append(out, Fact{Kind: KindStatus, Value: Stem(lower), Text: w, Pos: m[0]})
 			continue
@@ -287,6 +302,12 @@ var statuses = set(`pending delivered shipped refunded cancelled canceled approv
  completed complete confirmed unconfirmed dispatched arrived received stolen blocked unblocked frozen escalated overdue disputed charged
  issued credited reversed backordered damaged queued scheduled solved reimbursed compensated archived deleted disabled enabled verified
  gold silver bronze platinum standard premium urgent`)
+
+// weighty words change what a sentence promises or how much it says, though they are no numbers or
+// dates by form; each must stand in the evidence as it is.
+var weighty = set(`today tomorrow yesterday tonight overnight instantly immediately guaranteed guarantee guarantees entitled waive waived waives
+ free always forever permanently twice thrice double doubled triple half dozen thousand million billion zero none eleventh twelfth tenth ninth eighth
+ seventh sixth fifth fourth third twentieth thirtieth thirty-first fraud fraudulent illegal scam bitcoin crypto`)
 
 // plain words may carry a capital without being names.
 var plain = set(`order orders ticket tickets customer customers refund refunds document documents policy account source sources status total

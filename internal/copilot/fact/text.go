@@ -64,7 +64,7 @@ func Sentences(text string) []string {
 }
 
 // Fold returns text in the form that comparisons use: NFKC, without invisible format characters,
-// quotes and dashes made plain, white space single.
+// quotes and dashes made plain, the digits of every script ASCII.
 func Fold(text string) string {
 	text = norm.NFKC.String(text)
 	text = strings.Map(func(r rune) rune {
@@ -77,12 +77,29 @@ func Fold(text string) string {
 			return '"'
 		case r == '–' || r == '—' || r == '−' || r == '‑':
 			return '-'
+		case r > unicode.MaxASCII && unicode.Is(unicode.Nd, r):
+			return '0' + decimal(r)
 		case unicode.IsControl(r) && r != '\n' && r != '\t':
 			return ' '
 		}
 		return r
 	}, text)
 	return text
+}
+
+// decimal returns the value of a decimal digit of any script: Unicode has them in runs of ten.
+func decimal(r rune) rune {
+	for _, run := range unicode.Nd.R16 {
+		if rune(run.Lo) <= r && r <= rune(run.Hi) {
+			return (r - rune(run.Lo)) % 10
+		}
+	}
+	for _, run := range unicode.Nd.R32 {
+		if rune(run.Lo) <= r && r <= rune(run.Hi) {
+			return (r - rune(run.Lo)) % 10
+		}
+	}
+	return 0
 }
 
 // Words returns the lower-case words of text. Underscores separate words, so refund_pending is two.
