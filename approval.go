@@ -16,12 +16,15 @@ const (
 )
 
 // An Approval is a person's permission for one destructive call. It is bound to the tenant, the
-// subject, the tool and its version, the version of the policy and the digest of the canonical
-// arguments; it expires, and is used once.
+// asker, the tool and its version, the version of the policy and the digest of the canonical
+// arguments; it expires, and is used once. The asker is a subject of an issuer and of a home
+// tenant: a subject alone may be another person elsewhere (RFC 7519 section 4.1.2).
 type Approval struct {
 	ID         string        `json:"id"` // unguessable
 	Tenant     TenantID      `json:"tenant"`
-	Subject    string        `json:"subject"` // who asked; may not decide
+	HomeTenant TenantID      `json:"home_tenant"` // the asker's own; another than Tenant when impersonating
+	Issuer     string        `json:"issuer"`      // of the asker's token
+	Subject    string        `json:"subject"`     // who asked; may not decide
 	Delegator  string        `json:"delegator,omitempty"`
 	Tool       string        `json:"tool"`
 	Version    string        `json:"tool_version"`

@@ -30,15 +30,15 @@ type Store interface {
 
 // Approvals are kept by tenant. An approval is live while it decides the fate of the calls that
 // it is bound to: pending, approved or denied, and not past its expiry. At most one live approval
-// exists for one binding, which is all of Tenant, Subject, Delegator, Tool, Version, PolicyHash
-// and ArgsDigest. A pending or approved one past its expiry is shown as expired, whether or not
+// exists for one binding, which is all of Tenant, HomeTenant, Issuer, Subject, Delegator, Tool,
+// Version, PolicyHash and ArgsDigest. A pending or approved one past its expiry is shown as expired, whether or not
 // the store has written that down yet.
 type Approvals interface {
 	// FindApproval returns the live approval with the binding of b, if there is one.
 	FindApproval(ctx context.Context, b atlas.Approval) (a atlas.Approval, found bool, err error)
 	// AddApproval stores a, unless there is a live approval with its binding: then it returns
-	// that one. The code is rate_limited when perSubject pending approvals of the subject, or
-	// perTenant of the tenant, are live already.
+	// that one. The code is rate_limited when perSubject pending approvals of the asker (home
+	// tenant, issuer and subject), or perTenant of the tenant, are live already.
 	AddApproval(ctx context.Context, a atlas.Approval, perSubject, perTenant int) (atlas.Approval, error)
 	// GetApproval returns the tenant's approval of that id. The code is approval_not_found, and
 	// the error the same, when there is none and when it is another tenant's.

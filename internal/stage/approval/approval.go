@@ -181,12 +181,13 @@ func (g *Gate) take(ctx context.Context, call atlas.Call) (atlas.Approval, error
 
 // binding is the call as an approval is bound to it.
 func (g *Gate) binding(call atlas.Call) (atlas.Approval, error) {
-	if call.Args.Digest == [32]byte{} || call.Principal == nil || call.Tenant == "" {
+	if call.Args.Digest == [32]byte{} || call.Principal == nil || call.Principal.Tenant == "" || call.Tenant == "" {
 		// One permission would then stand for any arguments.
 		return atlas.Approval{}, atlas.Errorf(atlas.CodeInternal, errors.New("approval: the call has no digest, principal or tenant; is the validation stage missing?"), "")
 	}
 	return atlas.Approval{
-		Tenant: call.Tenant, Subject: call.Principal.Subject, Delegator: call.Principal.Delegator,
+		Tenant: call.Tenant, HomeTenant: call.Principal.Tenant, Issuer: call.Principal.Issuer,
+		Subject: call.Principal.Subject, Delegator: call.Principal.Delegator,
 		Tool: call.Tool.Name, Version: call.Tool.Version, PolicyHash: g.deps.PolicyHash(),
 		ArgsDigest: hex.EncodeToString(call.Args.Digest[:]),
 	}, nil

@@ -96,7 +96,7 @@ func put(change ...func(*atlas.Call)) atlas.Call {
 	c := atlas.Call{
 		ID: "r", Name: "files_put", Tenant: "acme",
 		Tool:      &atlas.Tool{Name: "files_put", Version: "v1", Destructive: true, Effects: atlas.EffectsWrite, Timeout: 10 * time.Second},
-		Principal: &atlas.Principal{Subject: "alice", Delegator: "copilot", Tenant: "acme"},
+		Principal: &atlas.Principal{Subject: "alice", Delegator: "copilot", Tenant: "acme", Issuer: "https://login.example"},
 	}
 	arguments(&c, map[string]any{"key": "a.txt", "content": "hello"})
 	for _, f := range change {
@@ -160,7 +160,7 @@ func TestApprovedOnce(t *testing.T) {
 	}
 	c := put()
 	want := atlas.Approval{
-		ID: id, Tenant: "acme", Subject: "alice", Delegator: "copilot", Tool: "files_put", Version: "v1", PolicyHash: "p1",
+		ID: id, Tenant: "acme", HomeTenant: "acme", Issuer: "https://login.example", Subject: "alice", Delegator: "copilot", Tool: "files_put", Version: "v1", PolicyHash: "p1",
 		ArgsDigest: fmt.Sprintf("%x", c.Args.Digest), Preview: `files_put {"content":"hello","key":"a.txt"}`,
 		State: atlas.ApprovalPending, Created: a.Created, Expires: a.Expires,
 	}
@@ -212,6 +212,8 @@ func TestBinding(t *testing.T) {
 		"tool version": func(_ *world, c *atlas.Call) { c.Tool.Version = "v2" },
 		"tool":         func(_ *world, c *atlas.Call) { c.Tool.Name = "files_delete" },
 		"subject":      func(_ *world, c *atlas.Call) { c.Principal.Subject = "mallory" },
+		"home tenant":  func(_ *world, c *atlas.Call) { c.Principal.Tenant = "globex" }, // an impersonator's namesake
+		"issuer":       func(_ *world, c *atlas.Call) { c.Principal.Issuer = "https://other.example" },
 		"delegator":    func(_ *world, c *atlas.Call) { c.Principal.Delegator = "" },
 		"tenant":       func(_ *world, c *atlas.Call) { c.Tenant = "globex" },
 		"policy":       func(w *world, _ *atlas.Call) { w.policy = "p2" },

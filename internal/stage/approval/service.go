@@ -113,6 +113,8 @@ func (s *Service) check(ctx context.Context, decider atlas.Principal, id string)
 	if err != nil {
 		return atlas.Approval{}, err
 	}
+	// By subject alone, whatever the issuer and the home tenant: one person may hold tokens of several
+	// issuers, and a namesake who is refused here costs no more than asking another.
 	for _, who := range []string{decider.Subject, decider.Delegator} {
 		if who != "" && (who == a.Subject || who == a.Delegator) {
 			return atlas.Approval{}, &atlas.Error{Code: atlas.CodeSelfApproval}

@@ -24,6 +24,7 @@ func TestWhoMayDecide(t *testing.T) {
 	}{
 		"another person":            {func(*atlas.Principal) {}, ""},
 		"the asker":                 {func(p *atlas.Principal) { p.Subject = "alice" }, atlas.CodeSelfApproval},
+		"the asker of elsewhere":    {func(p *atlas.Principal) { p.Subject, p.Issuer = "alice", "https://other.example" }, atlas.CodeSelfApproval},
 		"the asker's delegator":     {func(p *atlas.Principal) { p.Subject = "copilot" }, atlas.CodeSelfApproval},
 		"the same agent for bob":    {func(p *atlas.Principal) { p.Delegator = "copilot" }, atlas.CodeSelfApproval},
 		"the asker as an agent":     {func(p *atlas.Principal) { p.Delegator = "alice" }, atlas.CodeSelfApproval},

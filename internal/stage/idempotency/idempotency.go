@@ -1,7 +1,7 @@
 // Package idempotency lets a caller repeat a write safely: calls with the same idempotency key run
 // once, and the repetitions are answered from the first result (as draft-ietf-httpapi-
 // idempotency-key-header describes for HTTP, and Stripe does). Keys are the caller's own: they are
-// scoped by tenant, subject, delegator and tool.
+// scoped by tenant, caller (home tenant, issuer and subject), delegator and tool.
 //
 // What becomes of a key when the call fails:
 //
@@ -183,7 +183,7 @@ func check(call atlas.Call) error {
 	if why != "" {
 		return atlas.Errorf(atlas.CodeInvalidArguments, nil, "the idempotency key "+why).With("argument", "idempotency_key")
 	}
-	if call.Args.Digest == [32]byte{} || call.Principal == nil || call.Tenant == "" {
+	if call.Args.Digest == [32]byte{} || call.Principal == nil || call.Principal.Tenant == "" || call.Tenant == "" {
 		return atlas.Errorf(atlas.CodeInternal, errors.New("idempotency: the call has no digest, principal or tenant; is the validation stage missing?"), "")
 	}
 	return nil
@@ -193,7 +193,8 @@ func check(call atlas.Call) error {
 // no subject or key can be chosen to run into another's.
 func place(call atlas.Call) (space, key string) {
 	h := sha256.New()
-	for _, part := range []string{call.Principal.Subject, call.Principal.Delegator, call.Tool.Name, call.IdempotencyKey} {
+	p := call.Principal
+	for _, part := range []string{string(p.Tenant), p.Issuer, p.Subject, p.Delegator, call.Tool.Name, call.IdempotencyKey} {
 		var n [8]byte
 		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
 		h.Write(n[:])

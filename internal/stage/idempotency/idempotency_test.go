@@ -111,6 +111,8 @@ func TestScope(t *testing.T) {
 		"tenant":          {func(c *atlas.Call) { c.Tenant = "globex" }, `{"run":2}`},
 		"tenant and args": {func(c *atlas.Call) { c.Tenant = "globex"; c.Args.Digest[0]++ }, `{"run":2}`},
 		"subject":         {func(c *atlas.Call) { c.Principal.Subject = "bob" }, `{"run":2}`},
+		"home tenant":     {func(c *atlas.Call) { c.Principal.Tenant = "globex" }, `{"run":2}`},
+		"issuer":          {func(c *atlas.Call) { c.Principal.Issuer = "https://other.example" }, `{"run":2}`},
 		"delegator":       {func(c *atlas.Call) { c.Principal.Delegator = "" }, `{"run":2}`},
 		"tool":            {func(c *atlas.Call) { c.Tool.Name = "files_move" }, `{"run":2}`},
 		"glued parts": {func(c *atlas.Call) {

@@ -78,11 +78,12 @@ func (s *Store) Close() error {
 
 // A binding is what an approval is bound to.
 type binding struct {
-	subject, delegator, tool, version, policy, args string
+	home                                                    atlas.TenantID
+	issuer, subject, delegator, tool, version, policy, args string
 }
 
 func bindingOf(a atlas.Approval) binding {
-	return binding{a.Subject, a.Delegator, a.Tool, a.Version, a.PolicyHash, a.ArgsDigest}
+	return binding{a.HomeTenant, a.Issuer, a.Subject, a.Delegator, a.Tool, a.Version, a.PolicyHash, a.ArgsDigest}
 }
 
 // approvals are one tenant's.
@@ -156,7 +157,7 @@ func (s *Store) AddApproval(ctx context.Context, a atlas.Approval, perSubject, p
 		}
 		if other.State == atlas.ApprovalPending {
 			ofTenant++
-			if other.Subject == a.Subject {
+			if other.HomeTenant == a.HomeTenant && other.Issuer == a.Issuer && other.Subject == a.Subject {
 				ofSubject++
 			}
 		}

@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	approvalColumns = `id, tenant, subject, delegator, tool, version, policy, args, preview, state, approver, reason, created, expires, decided`
+	approvalColumns = `id, tenant, home_tenant, issuer, subject, delegator, tool, version, policy, args, preview, state, approver, reason, created, expires, decided`
 	// bound selects the live row of a binding.
-	bound = ` FROM approval WHERE live = 1 AND tenant = ? AND subject = ? AND delegator = ? AND tool = ? AND version = ? AND policy = ? AND args = ?`
+	bound = ` FROM approval WHERE live = 1 AND tenant = ? AND home_tenant = ? AND issuer = ? AND subject = ? AND delegator = ? AND tool = ? AND version = ? AND policy = ? AND args = ?`
 	// shown is the state as of a moment.
 	shown = `CASE WHEN state IN ('pending', 'approved') AND expires <= ? THEN 'expired' ELSE state END`
 )
 
 func binding(a atlas.Approval) []any {
-	return []any{string(a.Tenant), a.Subject, a.Delegator, a.Tool, a.Version, a.PolicyHash, a.ArgsDigest}
+	return []any{string(a.Tenant), string(a.HomeTenant), a.Issuer, a.Subject, a.Delegator, a.Tool, a.Version, a.PolicyHash, a.ArgsDigest}
 }
 
 func scanApproval(row interface{ Scan(...any) error }, now time.Time) (atlas.Approval, error) {
@@ -28,7 +28,7 @@ func scanApproval(row interface{ Scan(...any) error }, now time.Time) (atlas.App
 		a                         atlas.Approval
 		created, expires, decided int64
 	)
-	err := row.Scan(&a.ID, &a.Tenant, &a.Subject, &a.Delegator, &a.Tool, &a.Version, &a.PolicyHash, &a.ArgsDigest,
+	err := row.Scan(&a.ID, &a.Tenant, &a.HomeTenant, &a.Issuer, &a.Subject, &a.Delegator, &a.Tool, &a.Version, &a.PolicyHash, &a.ArgsDigest,
 		&a.Preview, &a.State, &a.Approver, &a.Reason, &created, &expires, &decided)
 	if err != nil {
 		return atlas.Approval{}, err
@@ -74,15 +74,16 @@ func (s *Store) AddApproval(ctx context.Context, a atlas.Approval, perSubject, p
 			return err
 		}
 		var ofTenant, ofSubject int
-		if err := tx.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE subject = ?) FROM approval WHERE live = 1 AND tenant = ? AND state = 'pending'`,
-			a.Subject, string(a.Tenant)).Scan(&ofTenant, &ofSubject); err != nil {
+		if err := tx.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE home_tenant = ? AND issuer = ? AND subject = ?)
+			FROM approval WHERE live = 1 AND tenant = ? AND state = 'pending'`,
+			string(a.HomeTenant), a.Issuer, a.Subject, string(a.Tenant)).Scan(&ofTenant, &ofSubject); err != nil {
 			return err
 		}
 		if ofSubject >= perSubject || ofTenant >= perTenant {
 			return atlas.Errorf(atlas.CodeRateLimited, nil, "too many calls wait for approval; have them decided first")
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO approval (`+approvalColumns+`, live) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
-			a.ID, string(a.Tenant), a.Subject, a.Delegator, a.Tool, a.Version, a.PolicyHash, a.ArgsDigest,
+		_, err = tx.ExecContext(ctx, `INSERT INTO approval (`+approvalColumns+`, live) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+			a.ID, string(a.Tenant), string(a.HomeTenant), a.Issuer, a.Subject, a.Delegator, a.Tool, a.Version, a.PolicyHash, a.ArgsDigest,
 			a.Preview, string(a.State), a.Approver, a.Reason, nanos(a.Created), nanos(a.Expires), nanos(a.Decided), live(a.State))
 		return err
 	})

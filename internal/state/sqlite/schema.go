@@ -63,6 +63,16 @@ var migrations = []string{
 		UPDATE kv_use SET n = n - 1, bytes = bytes - length(old.value) WHERE space = old.space;
 		DELETE FROM kv_use WHERE space = old.space AND n = 0;
 	END;`,
+
+	// Version 1 bound approvals to a subject, but not to the home tenant and issuer that say whose.
+	// Nobody can tell now, so those that wait or were given end here: the calls ask again.
+	`ALTER TABLE approval ADD COLUMN home_tenant TEXT NOT NULL DEFAULT '';
+	ALTER TABLE approval ADD COLUMN issuer TEXT NOT NULL DEFAULT '';
+	UPDATE approval SET state = 'expired' WHERE state IN ('pending', 'approved');
+	UPDATE approval SET live = 0;
+	DROP INDEX approval_live;
+	CREATE UNIQUE INDEX approval_live ON approval
+		(tenant, home_tenant, issuer, subject, delegator, tool, version, policy, args) WHERE live = 1;`,
 }
 
 // migrate brings the file to the newest version. The immediate transaction makes a second process

@@ -36,7 +36,7 @@ func Run(t *testing.T, open Opener) {
 func Approval(tenant atlas.TenantID, subject, args string) atlas.Approval {
 	now := time.Now().UTC().Round(0)
 	return atlas.Approval{
-		ID: "apr_" + rand.Text(), Tenant: tenant, Subject: subject, Delegator: "agent", Tool: "files_put", Version: "v1",
+		ID: "apr_" + rand.Text(), Tenant: tenant, HomeTenant: "home", Issuer: "https://login.example", Subject: subject, Delegator: "agent", Tool: "files_put", Version: "v1",
 		PolicyHash: "p1", ArgsDigest: args, Preview: "overwrite a file", State: atlas.ApprovalPending,
 		Created: now, Expires: now.Add(time.Hour),
 	}
@@ -101,6 +101,8 @@ func approvals(t *testing.T, open Opener) {
 		}
 		for name, change := range map[string]func(*atlas.Approval){
 			"tenant":    func(a *atlas.Approval) { a.Tenant = "globex" },
+			"home":      func(a *atlas.Approval) { a.HomeTenant = "globex" },
+			"issuer":    func(a *atlas.Approval) { a.Issuer = "https://other.example" },
 			"subject":   func(a *atlas.Approval) { a.Subject = "mallory" },
 			"delegator": func(a *atlas.Approval) { a.Delegator = "" },
 			"tool":      func(a *atlas.Approval) { a.Tool = "files_delete" },
@@ -219,6 +221,18 @@ func approvals(t *testing.T, open Opener) {
 		} {
 			if err := ask(step.tenant, step.subject, step.args); atlas.CodeOf(err) != step.want {
 				t.Errorf("%s %s %s: %v, want %q", step.tenant, step.subject, step.args, err, step.want)
+			}
+		}
+		namesake := Approval("initech", "alice", "1")
+		for i, change := range []func(*atlas.Approval){
+			func(*atlas.Approval) {}, func(a *atlas.Approval) { a.HomeTenant = "globex" },
+			func(a *atlas.Approval) { a.Issuer = "https://other.example" },
+		} {
+			b := namesake
+			b.ID += fmt.Sprint(i)
+			change(&b)
+			if _, err := s.AddApproval(t.Context(), b, 1, 10); err != nil {
+				t.Errorf("namesake %d: counted against another: %v", i, err)
 			}
 		}
 		a, _ := find(t, s, Approval("acme", "alice", "1"))
