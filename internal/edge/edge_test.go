@@ -25,7 +25,7 @@ func TestRequestIDsAreUnguessable(t *testing.T) {
 // What stands in a challenge must not be able to end its quotes or its line.
 func TestChallengeQuotes(t *testing.T) {
 	w := httptest.NewRecorder()
-	edge.Challenge{Realm: "a\"b\\c\r\nX: y"}.Refuse(w, atlas.Errorf(atlas.CodeInvalidToken, nil, "x\" y"))
+	edge.Challenge{Realm: "a\"b\\c\r\nX: y"}.Refuse(w, httptest.NewRequestWithContext(t.Context(), "POST", "/mcp", nil), atlas.Errorf(atlas.CodeInvalidToken, nil, "x\" y"))
 	want := `Bearer realm="a\"b\\cX: y", error="invalid_token", error_description="x\" y"`
 	if got := w.Header().Get("WWW-Authenticate"); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -11,11 +12,17 @@ import (
 )
 
 // A Challenge is how a refusal tells a client where to get a better token (RFC 6750 section 3,
-// RFC 9728 section 5.1). The zero Challenge has the realm "atlas" and nothing else.
+// RFC 9728 section 5.1), and the program that it was given. The zero Challenge has the realm "atlas"
+// and nothing else.
 type Challenge struct {
 	Realm       string
 	MetadataURL string   // of the protected resource metadata
 	Scopes      []string // that a client should ask for at first
+
+	// Refused is told of each request that is refused before the pipeline, just before the client
+	// is. It must be safe for concurrent use and soon return. Its context does not end with the
+	// request. It may be nil.
+	Refused func(ctx context.Context, r Refusal)
 }
 
 // failureBody is the JSON of a refusal over HTTP: a Failure, and its code under "error" too, where
@@ -50,10 +57,11 @@ func WriteFailureStatus(w http.ResponseWriter, err *atlas.Error, status int) {
 	_, _ = w.Write(body) // the client may have gone
 }
 
-// Refuse writes err with the WWW-Authenticate header that its code calls for: missing_token has no
-// error parameter (RFC 6750 section 3.1), not_authorized is insufficient_scope and names the
-// scopes that are needed, all else is invalid_token.
-func (c Challenge) Refuse(w http.ResponseWriter, err *atlas.Error, scopes ...string) {
+// Refuse reports that r is refused, and writes err with the WWW-Authenticate header that its code
+// calls for: missing_token has no error parameter (RFC 6750 section 3.1), not_authorized is
+// insufficient_scope and names the scopes that are needed, all else is invalid_token.
+func (c Challenge) Refuse(w http.ResponseWriter, r *http.Request, err *atlas.Error, scopes ...string) {
+	c.Report(r, err.Code, "")
 	w.Header().Set("WWW-Authenticate", c.header(err, scopes))
 	WriteFailure(w, err)
 }

@@ -108,15 +108,16 @@ func (a *API) handler(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := edge.CallerOf(r.Context())
 		if c == nil {
-			a.deps.Challenge.Refuse(w, atlas.Errorf(atlas.CodeMissingToken, nil, ""))
+			a.deps.Challenge.Refuse(w, r, atlas.Errorf(atlas.CodeMissingToken, nil, ""))
 			return
 		}
 		if c.Tenant != c.Principal.Tenant { // the scopes of this API are for one's own tenant
+			a.deps.Challenge.Report(r, atlas.CodeTenantMismatch, c.Tenant)
 			edge.WriteFailure(w, atlas.Errorf(atlas.CodeTenantMismatch, nil, "administration is for one's own tenant only"))
 			return
 		}
 		if !c.Principal.HasScope(rt.scope) {
-			a.deps.Challenge.Refuse(w, atlas.Errorf(atlas.CodeNotAuthorized, nil, "the token lacks the scope that this needs"), rt.scope)
+			a.deps.Challenge.Refuse(w, r, atlas.Errorf(atlas.CodeNotAuthorized, nil, "the token lacks the scope that this needs"), rt.scope)
 			return
 		}
 		if r.Method == http.MethodPost {

@@ -403,6 +403,54 @@ func TestMiddleware(t *testing.T) {
 	}
 }
 
+// Each refusal is reported once by its code and the peer's address. Nobody has been found to be the
+// caller by then, and neither the token nor anything else of the request is handed on.
+func TestRefusalsAreReported(t *testing.T) {
+	var got []edge.Refusal
+	v := newVerifier(t, func(_ *auth.Config, d *auth.Deps) {
+		d.Challenge.Refused = func(_ context.Context, r edge.Refusal) { got = append(got, r) }
+	})
+	h := v.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for _, tt := range []struct {
+		authorization string
+		want          atlas.Code
+	}{
+		{"Bearer " + good(t), ""},
+		{"", atlas.CodeMissingToken},
+		{"Bearer secret-token", atlas.CodeInvalidToken},
+		{"Bearer " + good(t, "exp", 1000), atlas.CodeTokenExpired},
+		{"Bearer " + good(t, "tenant", nil), atlas.CodeNoTenant},
+	} {
+		got = nil
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/mcp", nil)
+		r.Header.Set("Authorization", tt.authorization)
+		h.ServeHTTP(httptest.NewRecorder(), r)
+		var want []edge.Refusal
+		if tt.want != "" {
+			want = []edge.Refusal{{Code: tt.want, RemoteAddr: r.RemoteAddr}}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%q: reported (-want +got):\n%s", tt.want, diff)
+		}
+	}
+
+	down := auth.Config{Issuers: []auth.Issuer{{Issuer: issA, JWKSURL: "https://a.example/jwks", Audience: []string{aud}}}}
+	v, err := auth.New(down, auth.Deps{
+		Client:    &http.Client{Transport: &jwksServer{}},
+		Challenge: edge.Challenge{Refused: func(_ context.Context, r edge.Refusal) { got = append(got, r) }},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = nil
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/mcp", nil)
+	r.Header.Set("Authorization", "Bearer "+good(t))
+	v.Middleware(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), r)
+	if len(got) != 1 || got[0].Code != atlas.CodeStateUnavailable {
+		t.Errorf("without keys: reported %+v", got)
+	}
+}
+
 // jwksServer is an issuer's key endpoint in memory: a transport, so that it works in synctest.
 type jwksServer struct {
 	asked atomic.Int32

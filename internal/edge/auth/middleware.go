@@ -10,7 +10,7 @@ import (
 )
 
 // Middleware lets only requests with a good token through, with their [edge.Caller] in the context,
-// and refuses the others with a challenge (RFC 6750 section 3). A token is taken from the
+// and refuses the others with a challenge (RFC 6750 section 3), which reports each. A token is taken from the
 // Authorization header and from nowhere else.
 func (v *Verifier) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -21,8 +21,9 @@ func (v *Verifier) Middleware(next http.Handler) http.Handler {
 				v.log.DebugContext(r.Context(), "token refused", "code", e.Code, "err", err)
 			}
 			if s := e.Info().HTTP; s == http.StatusUnauthorized || s == http.StatusForbidden {
-				v.challenge.Refuse(w, e)
+				v.challenge.Refuse(w, r, e)
 			} else {
+				v.challenge.Report(r, e.Code, "")
 				edge.WriteFailure(w, e)
 			}
 			return

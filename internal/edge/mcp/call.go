@@ -3,6 +3,7 @@ package mcp
 import (
 	"bytes"
 	"context"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,13 +24,21 @@ const maxName = 128
 // puts it into the SDK's token info, the middleware takes it out of the request.
 type identity struct {
 	caller    *edge.Caller
-	user      string // tenant, '|' and subject: unambiguous, because a tenant has no '|'
+	user      string // see userOf
 	transport string
 	gone      context.Context // ends when nobody waits for the answer; nil if the SDK's context does
 }
 
 func newIdentity(c *edge.Caller, transport string) *identity {
-	return &identity{caller: c, user: string(c.Tenant) + "|" + c.Principal.Subject, transport: transport}
+	return &identity{caller: c, user: userOf(c), transport: transport}
+}
+
+// userOf names one caller acting for one tenant: acting tenant, home tenant, issuer and subject. Two
+// issuers may give one subject to two people, and an impersonator may have a namesake in the tenant.
+// No two callers share a name, because a tenant has no '|' and the length of the issuer is told.
+func userOf(c *edge.Caller) string {
+	p := c.Principal
+	return string(c.Tenant) + "|" + string(p.Tenant) + "|" + strconv.Itoa(len(p.Issuer)) + "|" + p.Issuer + "|" + p.Subject
 }
 
 // identityKey is the identity's place in the SDK's token info.
@@ -69,7 +78,7 @@ func (s *Server) callTool(ctx context.Context, id *identity, req *sdk.CallToolRe
 	call := id.call(atlas.OpCall)
 	modern := req.ProtocolVersion() >= firstModern
 	if err := readMeta(req.Params.Meta, &call); err != nil {
-		return failureResult(err, call.ID, modern), nil
+		call.Fault = err // for the pipeline to refuse and to record
 	}
 	call.Name = req.Params.Name
 	if len(call.Name) > maxName {

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +22,9 @@ import (
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge/issuer"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp"
+	"github.com/atlas-mcp/atlas/internal/stage/audit"
+	"github.com/atlas-mcp/atlas/internal/stage/registry"
+	"github.com/atlas-mcp/atlas/internal/stage/validation"
 )
 
 func TestCallInBothEras(t *testing.T) {
@@ -289,17 +295,109 @@ func TestBadMetaIsNamed(t *testing.T) {
 		{"atlas/budget", `{"total_ms":1000,"expected":[1]}`},
 		{"atlas/budget", `{"total_ms":1000,"other":1}`},
 	} {
-		for _, tool := range []string{"echo", "never"} { // existence must not show here either
-			_, _, body := h.post(t, modern, tok, message(modern, "tools/call", `"name":"`+tool+`"`, `"`+bad.key+`":`+bad.value), nil)
+		for _, era := range eras {
+			_, _, body := h.post(t, era, tok, message(era, "tools/call", `"name":"echo"`, `"`+bad.key+`":`+bad.value), nil)
 			if !strings.Contains(body, `"code":"invalid_arguments"`) || !strings.Contains(body, `"meta_key":"`+bad.key+`"`) {
 				t.Errorf("%s=%s: %s", bad.key, bad.value, body)
 			}
 		}
+		// A tool that is hidden is no other than one that does not exist, here either.
+		var answers []string
+		for _, tool := range []string{"secret", "never"} {
+			_, _, body := h.post(t, modern, tok, message(modern, "tools/call", `"name":"`+tool+`"`, `"`+bad.key+`":`+bad.value), nil)
+			answers = append(answers, body)
+		}
+		if answers[0] != answers[1] || !strings.Contains(answers[0], "Unknown tool") {
+			t.Errorf("%s=%s: %q", bad.key, bad.value, answers)
+		}
 	}
-	if n := len(h.seen()); n != 0 {
-		t.Errorf("%d calls went through", n)
+	for _, c := range h.seen() {
+		if c.Fault == nil || c.IdempotencyKey != "" || c.Budget.Total != 0 {
+			t.Errorf("a call went through as if it were good: %+v", c)
+		}
 	}
 }
+
+// A call whose _meta is bad is answered by the pipeline's own stages, and leaves one audit record.
+func TestBadMetaIsRecorded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	log, err := audit.Open(audit.Config{Path: path}, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	tools := testTools()
+	for _, tool := range tools {
+		tool.Version = "v1"
+		tool.Input = json.RawMessage(`{"type":"object","additionalProperties":false,"properties":{"x":{"type":"string"}}}`)
+	}
+	tools[0].Output = nil
+	reg, err := registry.New(tools, everybody{}, registry.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	val, err := validation.New(validation.Config{}, tools)
+	if err != nil {
+		t.Fatal(err)
+	}
+	aud, err := audit.New(audit.Deps{
+		Log: log, Key: make([]byte, 32),
+		Lookup: func(c atlas.Call, name string) (*atlas.Tool, bool) { return reg.Find(c.Principal, c.Tenant, name) },
+	}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	handler := atlas.Chain(aud.Stage, reg.Stage, val.Stage)(func(ctx context.Context, c atlas.Call) (atlas.Result, error) {
+		ran++
+		return whoami(ctx, c)
+	})
+	h := newHouse(t, options{deps: func(d *mcp.Deps) { d.Handler = handler }})
+	tok := h.token(t, issuer.Claims{})
+
+	const bad = `"atlas/budget":"x"`
+	_, _, refused := h.post(t, modern, tok, message(modern, "tools/call", `"name":"echo","arguments":{"x":"a"}`, bad), nil)
+	_, _, unknown := h.post(t, modern, tok, message(modern, "tools/call", `"name":"never"`, bad), nil)
+	_, _, hidden := h.post(t, modern, tok, message(modern, "tools/call", `"name":"secret"`, bad), nil)
+	if !strings.Contains(refused, `"meta_key":"atlas/budget"`) || !strings.Contains(refused, `"code":"invalid_arguments"`) {
+		t.Errorf("bad _meta: %s", refused)
+	}
+	if unknown != hidden || !strings.Contains(unknown, "Unknown tool") {
+		t.Errorf("unknown: %s\nhidden:  %s", unknown, hidden)
+	}
+	h.post(t, modern, tok, message(modern, "tools/call", `"name":"echo"`, ""), nil)
+	if ran != 1 {
+		t.Errorf("%d runs, want the one good call's", ran)
+	}
+
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(string(file)) {
+		var rec atlas.AuditRecord
+		if err := json.Unmarshal([]byte(line), &rec); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%s %s %s %s %s", rec.Kind, rec.Caller, rec.Tool, rec.Status, rec.ErrorCode))
+	}
+	want := []string{
+		"call ann echo error invalid_arguments", "call ann never error tool_not_found",
+		"call ann secret error tool_not_found", "call ann echo ok ",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("audit log (-want +got):\n%s", diff)
+	}
+}
+
+// everybody may see what their scopes allow.
+type everybody struct{}
+
+func (everybody) Visible(*atlas.Principal, atlas.TenantID, *atlas.Tool) bool { return true }
 
 func TestCancelEndsTheCall(t *testing.T) {
 	for _, era := range eras {
@@ -355,6 +453,11 @@ func TestLegacyCancellationIsTheCallersOwn(t *testing.T) {
 		if status, _, body := h.post(t, legacy, h.token(t, other), cancel, nil); status != http.StatusAccepted {
 			t.Errorf("%d %s", status, body)
 		}
+	}
+	// A namesake of another tenant acts for this one.
+	namesake := h.token(t, issuer.Claims{Tenant: "globex", Scopes: []string{atlas.ScopeImpersonate}})
+	if status, _, body := h.post(t, legacy, namesake, cancel, func(r *http.Request) { r.Header.Set("X-Tenant-Id", "acme") }); status != http.StatusAccepted {
+		t.Errorf("%d %s", status, body)
 	}
 	select {
 	case <-ended:

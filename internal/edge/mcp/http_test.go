@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/edge/issuer"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp"
 )
@@ -100,6 +101,56 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("Allow %q", hd.Get("Allow"))
 			}
 		})
+	}
+}
+
+// What is refused before the pipeline is not in its records: the program is told, once each.
+func TestRefusalsBeforeThePipelineAreReported(t *testing.T) {
+	var (
+		mu  sync.Mutex
+		got []edge.Refusal
+	)
+	h := newHouse(t, options{
+		refused: func(_ context.Context, r edge.Refusal) { mu.Lock(); defer mu.Unlock(); got = append(got, r) },
+		deps: func(d *mcp.Deps) {
+			d.Admin = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("admin was reached") })
+		},
+	})
+	good := message(modern, "tools/call", `"name":"echo"`, "")
+	tok := h.token(t, issuer.Claims{})
+	foreign := func(r *http.Request) { r.Header.Set("X-Tenant-Id", "globex") }
+	for _, tt := range []struct {
+		name, token string
+		set         func(*http.Request)
+		want        []string
+	}{
+		{"good", tok, nil, nil},
+		{"no token", "", nil, []string{"missing_token"}},
+		{"no token for another tenant", "", foreign, []string{"missing_token"}},
+		{"bad token", "abc", nil, []string{"invalid_token"}},
+		{"foreign tenant", tok, foreign, []string{"tenant_mismatch ann of acme for globex"}},
+		{"foreign tenant's administration", tok, func(r *http.Request) { foreign(r); r.URL.Path = "/admin/v1/approvals" }, []string{"tenant_mismatch ann of acme for globex"}},
+	} {
+		mu.Lock()
+		got = nil
+		mu.Unlock()
+		h.post(t, modern, tt.token, good, tt.set)
+		mu.Lock()
+		var said []string
+		for _, r := range got {
+			line := string(r.Code)
+			if r.Caller != nil {
+				line += fmt.Sprintf(" %s of %s for %s", r.Caller.Principal.Subject, r.Caller.Principal.Tenant, r.Requested)
+			}
+			if !edge.IsLoopback(r.RemoteAddr) {
+				t.Errorf("%s: from %q", tt.name, r.RemoteAddr)
+			}
+			said = append(said, line)
+		}
+		mu.Unlock()
+		if diff := cmp.Diff(tt.want, said); diff != "" {
+			t.Errorf("%s: reported (-want +got):\n%s", tt.name, diff)
+		}
 	}
 }
 

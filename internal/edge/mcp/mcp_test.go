@@ -59,6 +59,9 @@ func (h *house) pipeline(ctx context.Context, call atlas.Call) (atlas.Result, er
 	if i < 0 {
 		return atlas.Result{}, atlas.Errorf(atlas.CodeToolNotFound, nil, "")
 	}
+	if call.Fault != nil {
+		return atlas.Result{}, call.Fault
+	}
 	call.Tool = visible[i]
 	return handler(ctx, call)
 }
@@ -96,9 +99,10 @@ func testTools() []*atlas.Tool {
 }
 
 type options struct {
-	cfg   mcp.Config
-	deps  func(*mcp.Deps)
-	serve atlas.Handler
+	cfg     mcp.Config
+	deps    func(*mcp.Deps)
+	serve   atlas.Handler
+	refused func(context.Context, edge.Refusal)
 }
 
 func newHouse(t *testing.T, opt options) *house {
@@ -112,7 +116,7 @@ func newHouse(t *testing.T, opt options) *house {
 		t.Fatal(err)
 	}
 	h.issuer = iss
-	challenge := edge.Challenge{MetadataURL: mcp.MetadataURL("http://127.0.0.1:8080"), Scopes: []string{"tool:crm:read"}}
+	challenge := edge.Challenge{MetadataURL: mcp.MetadataURL("http://127.0.0.1:8080"), Scopes: []string{"tool:crm:read"}, Refused: opt.refused}
 	v, err := auth.New(auth.Config{
 		Issuers: []auth.Issuer{{Issuer: iss.URL(), Audience: []string{iss.Audience()}}},
 	}, auth.Deps{Keys: map[string]jwkset.Storage{iss.URL(): iss.Keys()}, Challenge: challenge})

@@ -72,20 +72,35 @@ func (r *Resolver) Resolve(p *atlas.Principal, values []string) (atlas.TenantID,
 	return "", mismatch()
 }
 
+// requested returns the tenant that the header names, or "" if it names none or not one.
+func requested(values []string) atlas.TenantID {
+	if len(values) != 1 {
+		return ""
+	}
+	t, err := atlas.ParseTenantID(values[0])
+	if err != nil {
+		return ""
+	}
+	return t
+}
+
 func mismatch() *atlas.Error { return atlas.Errorf(atlas.CodeTenantMismatch, nil, "") }
 
 // Middleware sets the acting tenant of the request's caller. It belongs right behind the
-// authentication middleware; a request without a caller is refused.
+// authentication middleware; a request without a caller is refused. Refusals are
+// reported through the challenge.
 func (r *Resolver) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		c := edge.CallerOf(req.Context())
 		if c == nil {
-			r.challenge.Refuse(w, atlas.Errorf(atlas.CodeMissingToken, nil, ""))
+			r.challenge.Refuse(w, req, atlas.Errorf(atlas.CodeMissingToken, nil, ""))
 			return
 		}
 		t, err := r.Resolve(c.Principal, req.Header[r.header])
 		if err != nil {
-			edge.WriteFailure(w, atlas.ErrorOf(err))
+			e := atlas.ErrorOf(err)
+			r.challenge.Report(req, e.Code, requested(req.Header[r.header]))
+			edge.WriteFailure(w, e)
 			return
 		}
 		if t != c.Tenant {

@@ -1,11 +1,14 @@
 package tenant_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
@@ -79,6 +82,50 @@ func TestMiddleware(t *testing.T) {
 	}
 	if caller.Tenant != "acme" {
 		t.Error("the shared caller was changed")
+	}
+}
+
+// Refusals are reported with the tenant asked for, if that can be one; what else stands in the header
+// is the client's text and goes nowhere. Nothing is reported of the others, nor allocated for it.
+func TestRefusalsAreReported(t *testing.T) {
+	var got []edge.Refusal
+	r, err := tenant.New(tenant.Config{}, edge.Challenge{Refused: func(_ context.Context, f edge.Refusal) { got = append(got, f) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := r.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	caller := &edge.Caller{Principal: &atlas.Principal{Subject: "ann", Tenant: "acme"}, Tenant: "acme"}
+	request := func(c *edge.Caller, values ...string) *http.Request {
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/mcp", nil)
+		req.Header["X-Tenant-Id"] = values
+		if c != nil {
+			req = req.WithContext(edge.WithCaller(req.Context(), c))
+		}
+		return req
+	}
+	refusal := func(c *edge.Caller, code atlas.Code, requested atlas.TenantID) []edge.Refusal {
+		return []edge.Refusal{{Code: code, Caller: c, RemoteAddr: "192.0.2.1:1234", Requested: requested}}
+	}
+	for _, tt := range []struct {
+		name string
+		req  *http.Request
+		want []edge.Refusal
+	}{
+		{"own tenant", request(caller, "acme"), nil},
+		{"foreign tenant", request(caller, "globex"), refusal(caller, atlas.CodeTenantMismatch, "globex")},
+		{"tenant that cannot be", request(caller, "glob\nex"), refusal(caller, atlas.CodeTenantMismatch, "")},
+		{"two tenants", request(caller, "acme", "globex"), refusal(caller, atlas.CodeTenantMismatch, "")},
+		{"nobody", request(nil, "acme"), refusal(nil, atlas.CodeMissingToken, "")},
+	} {
+		got = nil
+		h.ServeHTTP(httptest.NewRecorder(), tt.req)
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s: reported (-want +got):\n%s", tt.name, diff)
+		}
+	}
+	w, req := httptest.NewRecorder(), request(caller, "acme")
+	if n := testing.AllocsPerRun(100, func() { h.ServeHTTP(w, req) }); n != 0 {
+		t.Errorf("%v allocations for a request that is let through", n)
 	}
 }
 

@@ -89,8 +89,12 @@ func New(cfg Config, tools []*atlas.Tool) (*Validator, error) {
 }
 
 // Stage validates the arguments of calls before next sees them, and the answer of next. Lists pass.
+// A call in whose request the edge found a fault is refused with it before anything is read.
 func (v *Validator) Stage(next atlas.Handler) atlas.Handler {
 	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
+		if call.Fault != nil {
+			return atlas.Result{}, call.Fault
+		}
 		if call.Op != atlas.OpCall {
 			return next(ctx, call)
 		}

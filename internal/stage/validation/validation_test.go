@@ -364,6 +364,27 @@ func TestWhatPassesUntouched(t *testing.T) {
 	}
 }
 
+// What the edge found comes before all that the stage would find, and nothing runs.
+func TestFaultOfTheEdgeRefusesTheCall(t *testing.T) {
+	v := newValidator(t, validation.Config{}, orderTool())
+	h := v.Stage(func(context.Context, atlas.Call) (atlas.Result, error) {
+		t.Error("the call went on")
+		return atlas.Result{}, nil
+	})
+	fault := atlas.Errorf(atlas.CodeInvalidArguments, nil, "the edge's").With("meta_key", "k")
+	for name, call := range map[string]atlas.Call{
+		"good arguments": {Tool: orderTool(), Args: atlas.Args{Raw: json.RawMessage(`{"order_id":"o_1"}`)}},
+		"bad arguments":  {Tool: orderTool(), Args: atlas.Args{Raw: json.RawMessage(`{"limit":0}`)}},
+		"no tool":        {},
+		"list":           {Op: atlas.OpList},
+	} {
+		call.Fault = fault
+		if _, err := h(t.Context(), call); !errors.Is(err, error(fault)) || atlas.ErrorOf(err) != fault {
+			t.Errorf("%s: %v, want the fault itself", name, err)
+		}
+	}
+}
+
 func FuzzArguments(f *testing.F) {
 	tool := orderTool()
 	v := newValidator(f, validation.Config{}, tool)
