@@ -45,8 +45,9 @@ var mayImport = map[string][]string{
 		"internal/app", "internal/copilot", "internal/copilot/llm/anthropic", "internal/copilot/llm/offline",
 		"internal/copilot/mcpclient", "internal/copilot/memory",
 	},
-	"cmd/atlas":         {"internal/cli"},
-	"cmd/atlas-copilot": {"internal/cli"},
+	"cmd/internal/process": {"internal/cli"},
+	"cmd/atlas":            {"cmd/internal/process"},
+	"cmd/atlas-copilot":    {"cmd/internal/process"},
 }
 
 // within lists trees whose packages may import each other freely: they are one part.
