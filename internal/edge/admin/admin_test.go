@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/edge/admin"
@@ -213,5 +215,42 @@ func TestFailureOfTheServiceSaysNothing(t *testing.T) {
 	w := ask(t, b, caller("bob", atlas.ScopeApprove), http.MethodGet, "approvals", "", nil)
 	if w.Code != 500 || strings.Contains(w.Body.String(), "state.db") {
 		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+// What the API refuses by who asks is reported once, with who it was; what it answers otherwise is not.
+func TestRefusalsAreReported(t *testing.T) {
+	var got []edge.Refusal
+	api, err := admin.New(admin.Deps{Approvals: newBook(), Challenge: edge.Challenge{
+		Refused: func(_ context.Context, r edge.Refusal) { got = append(got, r) },
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	visitor := caller("ann", atlas.ScopeApprove, atlas.ScopeImpersonate)
+	visitor.Tenant = "globex"
+	for _, tt := range []struct {
+		name, path string
+		caller     *edge.Caller
+		want       []edge.Refusal
+	}{
+		{"allowed", "approvals", caller("bob", atlas.ScopeApprove), nil},
+		{"not there", "approvals/ap_9", caller("bob", atlas.ScopeApprove), nil},
+		{"no scope", "approvals", caller("ann"), []edge.Refusal{{Code: atlas.CodeNotAuthorized, RemoteAddr: "192.0.2.1:1234"}}},
+		{"for another tenant", "approvals", visitor, []edge.Refusal{{Code: atlas.CodeTenantMismatch, RemoteAddr: "192.0.2.1:1234", Requested: "globex"}}},
+		{"nobody", "approvals", nil, []edge.Refusal{{Code: atlas.CodeMissingToken, RemoteAddr: "192.0.2.1:1234"}}},
+	} {
+		got = nil
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, admin.Prefix+tt.path, nil)
+		if tt.caller != nil {
+			r = r.WithContext(edge.WithCaller(r.Context(), tt.caller))
+		}
+		api.ServeHTTP(httptest.NewRecorder(), r)
+		for i := range tt.want {
+			tt.want[i].Caller = tt.caller
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s: reported (-want +got):\n%s", tt.name, diff)
+		}
 	}
 }
