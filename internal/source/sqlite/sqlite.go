@@ -62,6 +62,9 @@ func (d *DB) Query(ctx context.Context, tenant atlas.TenantID, q source.Query) (
 		if err != nil {
 			return err
 		}
+		if err := d.weigh(c, st, args); err != nil {
+			return d.explain(ctx, c, st, g, err)
+		}
 		bytes := 0
 		columns, err := c.Query(st.text, args, func(vals []driver.Value) (bool, error) {
 			if len(out.Rows) == maxRows {

@@ -16,6 +16,8 @@ import (
 const (
 	// SpillLimit is for one connection, and so for one statement, in bytes.
 	SpillLimit = 64 << 20
+	// spillFiles is for one connection: files open at once, for descriptors are scarce too.
+	spillFiles = 32
 	// spillTotal is for all connections of the process, in bytes.
 	spillTotal = 1 << 30
 	// spillReserve is what a connection may write though spillTotal is used up, in bytes: callers
@@ -47,14 +49,21 @@ const spillVFS = "atlas-reader"
 var spill = sync.OnceValue(registerSpill)
 
 // spilled are the temporary files that are open.
-var spilled = spillBook{files: map[uintptr]spillFile{}, used: map[int32]int64{}}
+var spilled = spillBook{files: map[uintptr]spillFile{}, owners: map[int32]spillUse{}}
 
 // A spillBook counts what is in temporary files. A file counts with its greatest size.
 type spillBook struct {
 	mu    sync.Mutex
 	total int64
 	files map[uintptr]spillFile // by sqlite3_file
-	used  map[int32]int64       // by owner
+	// owners are those with open files.
+	owners map[int32]spillUse
+}
+
+// A spillUse is what one owner has.
+type spillUse struct {
+	files int
+	bytes int64
 }
 
 // A spillFile is a temporary file. Its owner is the number of the C thread that opened it, of which
@@ -64,10 +73,17 @@ type spillFile struct {
 	size  int64
 }
 
-func (b *spillBook) open(file uintptr, owner int32) {
+// open reports whether the owner may have one more file, and counts it.
+func (b *spillBook) open(file uintptr, owner int32) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	use := b.owners[owner]
+	if use.files++; use.files > spillFiles {
+		return false
+	}
+	b.owners[owner] = use
 	b.files[file] = spillFile{owner: owner}
+	return true
 }
 
 // grow reports whether the file may grow to end, and counts it.
@@ -79,13 +95,14 @@ func (b *spillBook) grow(file uintptr, end int64) bool {
 	if !ok || more <= 0 {
 		return ok
 	}
-	used := b.used[f.owner] + more
-	if used > SpillLimit || b.total+more > spillTotal && used > spillReserve {
+	use := b.owners[f.owner]
+	use.bytes += more
+	if use.bytes > SpillLimit || b.total+more > spillTotal && use.bytes > spillReserve {
 		return false
 	}
 	f.size = end
 	b.files[file] = f
-	b.used[f.owner] = used
+	b.owners[f.owner] = use
 	b.total += more
 	return true
 }
@@ -93,12 +110,19 @@ func (b *spillBook) grow(file uintptr, end int64) bool {
 func (b *spillBook) close(file uintptr) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f := b.files[file]
+	f, ok := b.files[file]
+	if !ok {
+		return
+	}
 	delete(b.files, file)
 	b.total -= f.size
-	if b.used[f.owner] -= f.size; b.used[f.owner] == 0 {
-		delete(b.used, f.owner)
+	use := b.owners[f.owner]
+	use.bytes -= f.size
+	if use.files--; use.files == 0 {
+		delete(b.owners, f.owner)
+		return
 	}
+	b.owners[f.owner] = use
 }
 
 // The platform's VFS, which does not change once ours is registered, and the I/O methods of its
@@ -148,13 +172,17 @@ func spillOpen(tls *libc.TLS, _, name, file uintptr, flags int32, outFlags uintp
 		return rc
 	}
 	ours := bounded(tls, f.FpMethods)
-	if ours == 0 {
-		function[func(*libc.TLS, uintptr) int32](at[sqlite3.Tsqlite3_io_methods](f.FpMethods).FxClose)(tls, file)
-		f.FpMethods = 0
-		return sqlite3.SQLITE_NOMEM
+	switch {
+	case ours == 0:
+		rc = sqlite3.SQLITE_NOMEM
+	case !spilled.open(file, tls.ID):
+		rc = spillCode
+	default:
+		f.FpMethods = ours
+		return rc
 	}
-	f.FpMethods = ours
-	spilled.open(file, tls.ID)
+	function[func(*libc.TLS, uintptr) int32](at[sqlite3.Tsqlite3_io_methods](f.FpMethods).FxClose)(tls, file)
+	f.FpMethods = 0
 	return rc
 }
 
