@@ -229,6 +229,6 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		s.deps.Log.WarnContext(ctx, "calls still running at the end of the drain timeout are cut off")
 		err = srv.Close()
 	}
-	_ = <-failed // http.ErrServerClosed
+	<-failed // http.ErrServerClosed
 	return err
 }

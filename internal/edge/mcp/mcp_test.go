@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -184,9 +185,7 @@ type headers struct {
 
 func (h headers) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
-	for k, v := range h.Header {
-		r.Header[k] = v
-	}
+	maps.Copy(r.Header, h.Header)
 	return h.base.RoundTrip(r)
 }
 
