@@ -103,10 +103,10 @@ func paging() []probe {
 
 var cursorOf = regexp.MustCompile(`"next_cursor":"([^"]+)"`)
 
-// with returns the arguments with one more.
-func with(args object, name string, v any) object {
+// at returns the arguments for the page at the cursor.
+func at(args object, cursor string) object {
 	m := maps.Clone(args)
-	m[name] = v
+	m["cursor"] = cursor
 	return m
 }
 
@@ -191,19 +191,19 @@ func TestOneTenantCannotSeeTheOther(t *testing.T) {
 				if m == nil {
 					t.Fatalf("no cursor in %s", first)
 				}
-				if next := s.call(t, modern, acme, p.tool, with(p.theirs, "cursor", m[1])); strings.Contains(next.body, `"isError":true`) {
+				if next := s.call(t, modern, acme, p.tool, at(p.theirs, m[1])); strings.Contains(next.body, `"isError":true`) {
 					t.Fatalf("acme's own cursor: %s", next)
 				}
 				forged := []byte(m[1])
 				forged[len(forged)/2] ^= 1
-				same(t, s.call(t, modern, globex, p.tool, with(p.theirs, "cursor", m[1])), s.call(t, modern, globex, p.tool, with(p.theirs, "cursor", "nonsense")))
-				same(t, s.call(t, modern, globex, p.tool, with(p.theirs, "cursor", string(forged))), s.call(t, modern, globex, p.tool, with(p.theirs, "cursor", "nonsense")))
+				same(t, s.call(t, modern, globex, p.tool, at(p.theirs, m[1])), s.call(t, modern, globex, p.tool, at(p.theirs, "nonsense")))
+				same(t, s.call(t, modern, globex, p.tool, at(p.theirs, string(forged))), s.call(t, modern, globex, p.tool, at(p.theirs, "nonsense")))
 				// The cursor of one tool says nothing to another one.
 				for _, other := range probes() {
 					if other.refused || other.tool == p.tool {
 						continue
 					}
-					same(t, s.call(t, modern, globex, other.tool, with(other.nothing, "cursor", m[1])), s.call(t, modern, globex, other.tool, with(other.nothing, "cursor", "nonsense")))
+					same(t, s.call(t, modern, globex, other.tool, at(other.nothing, m[1])), s.call(t, modern, globex, other.tool, at(other.nothing, "nonsense")))
 				}
 			})
 		}

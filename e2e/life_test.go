@@ -144,8 +144,9 @@ func TestStopDrains(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer res.Body.Close() //nolint:errcheck // read to the end
 	answer, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != 200 || !strings.Contains(string(answer), "refund_pending") {
+	if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(answer), "refund_pending") {
 		t.Errorf("%d %s, %v", res.StatusCode, answer, err)
 	}
 	if code := s.stop(t, syscall.SIGTERM); code != 0 {

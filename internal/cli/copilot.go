@@ -91,13 +91,13 @@ func connectError(url string, err error) error {
 	if url != "" {
 		where = " (ATLAS_MCP_URL is " + url + ")"
 	}
-	switch code := atlas.CodeOf(err); code {
-	case atlas.CodeMissingToken, atlas.CodeInvalidToken, atlas.CodeTokenExpired:
+	switch code := atlas.CodeOf(err); {
+	case code == atlas.CodeMissingToken, code == atlas.CodeInvalidToken, code == atlas.CodeTokenExpired:
 		return &exitError{exitUsage, err}
-	case atlas.CodeInvalidArguments:
+	case code == atlas.CodeInvalidArguments:
 		return usage("%s%s", describe(err), where)
-	case atlas.CodeSourceUnavailable:
-		return fmt.Errorf("%s%s", describe(err), where) //nolint:err113 // for the terminal only
+	case code == atlas.CodeSourceUnavailable:
+		return fmt.Errorf("%s%s", describe(err), where)
 	}
 	return fmt.Errorf("connect: %w", err)
 }
@@ -124,10 +124,13 @@ func (p *Program) embedded(ctx context.Context, g *globals, who identity) (*targ
 	served := make(chan error, 1)
 	go func() { served <- a.Serve(ctx, ln) }()
 	t := &target{cfg: a.Config().Copilot}
+	transport := &http.Transport{MaxIdleConnsPerHost: 8}
 	t.close = func() {
 		if t.client != nil {
 			_ = t.client.Close() // nothing is lost with a session
 		}
+		// A stopping server waits five seconds for a connection that was opened and never used.
+		transport.CloseIdleConnections()
 		stop()
 		if err := errors.Join(<-served, a.Close()); err != nil {
 			p.notef("%s: stop: %v\n", p.Name, err)
@@ -138,7 +141,7 @@ func (p *Program) embedded(ctx context.Context, g *globals, who identity) (*targ
 		var token string
 		token, err = a.Token(app.TokenRequest{Tenant: string(principal.Tenant), Subject: principal.Subject, Roles: principal.Roles})
 		if err == nil {
-			t.client, err = mcpclient.Dial(ctx, mcpclient.Config{URL: o.PublicURL, Token: token, Version: p.Version}, nil)
+			t.client, err = mcpclient.Dial(ctx, mcpclient.Config{URL: o.PublicURL, Token: token, Version: p.Version}, transport)
 		}
 		t.key = copilot.SessionKey{Tenant: string(principal.Tenant), Subject: principal.Subject, Session: rand.Text()}
 	}

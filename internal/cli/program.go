@@ -144,16 +144,17 @@ func describe(err error) string {
 		return err.Error()
 	}
 	f := e.Failure("")
-	s := fmt.Sprintf("%s: %s", f.Code, f.Hint)
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s: %s", f.Code, f.Hint)
 	if f.Code == atlas.CodeInternal && e.Err != nil {
 		s += ": " + e.Err.Error() // the operator's own terminal
 	}
 	for _, key := range []string{"approval_id", "rule", "argument"} {
 		if v, ok := f.Context[key]; ok {
-			s += fmt.Sprintf("\n  %s: %v", key, v)
+			fmt.Fprintf(&s, "\n  %s: %v", key, v)
 		}
 	}
-	return s + expected(f.Context["errors"])
+	return s.String() + expected(f.Context["errors"])
 }
 
 // expected tells what the tool's schema wants where the arguments are wrong.
