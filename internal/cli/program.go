@@ -147,7 +147,7 @@ func describe(err error) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%s: %s", f.Code, f.Hint)
 	if f.Code == atlas.CodeInternal && e.Err != nil {
-		s += ": " + e.Err.Error() // the operator's own terminal
+		fmt.Fprintf(&s, ": %v", e.Err) // the operator's own terminal
 	}
 	for _, key := range []string{"approval_id", "rule", "argument"} {
 		if v, ok := f.Context[key]; ok {
