@@ -229,10 +229,10 @@ func spillClose(tls *libc.TLS, file uintptr) int32 {
 // The library is C translated to Go: its memory lies outside of Go's heap, and its pointers to
 // functions are those of Go. What follows is how the library itself writes them.
 
-func at[T any](p uintptr) *T { return *(**T)(unsafe.Pointer(&p)) }
+func at[T any](p uintptr) *T { return *(**T)(unsafe.Pointer(&p)) } //nolint:gosec // see above
 
 // function returns the function at p.
-func function[F any](p uintptr) F { return *(*F)(unsafe.Pointer(&p)) }
+func function[F any](p uintptr) F { return *(*F)(unsafe.Pointer(&p)) } //nolint:gosec // see above
 
 // pointer returns what C calls f, a function at top level, by.
-func pointer[F any](f F) uintptr { return *(*uintptr)(unsafe.Pointer(&f)) }
+func pointer[F any](f F) uintptr { return *(*uintptr)(unsafe.Pointer(&f)) } //nolint:gosec // see above
