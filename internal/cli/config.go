@@ -31,10 +31,23 @@ func (configCheckCmd) Run(ctx context.Context, p *Program, g *globals) error {
 
 type configEnvCmd struct{}
 
+// A variableRow is a variable as `config env --json` prints it.
+type variableRow struct {
+	Name      string `json:"name"`
+	Setting   string `json:"setting"` // its path in the configuration file
+	Component string `json:"component"`
+	Default   string `json:"default"`
+	About     string `json:"about"`
+}
+
 // Run prints the table of variables.
 func (configEnvCmd) Run(p *Program, g *globals) error {
 	if g.JSON {
-		return p.printJSON(app.Variables)
+		rows := make([]variableRow, len(app.Variables))
+		for i, v := range app.Variables {
+			rows[i] = variableRow{v.Name, v.Path, v.Component, v.Default, v.Doc}
+		}
+		return p.printJSON(rows)
 	}
 	p.printf("%s", EnvExample())
 	return nil

@@ -91,12 +91,14 @@ func connectError(url string, err error) error {
 	if url != "" {
 		where = " (ATLAS_MCP_URL is " + url + ")"
 	}
-	switch code := atlas.CodeOf(err); {
-	case code == atlas.CodeMissingToken, code == atlas.CodeInvalidToken, code == atlas.CodeTokenExpired:
+	code := atlas.CodeOf(err)
+	if code == atlas.CodeMissingToken || code == atlas.CodeInvalidToken || code == atlas.CodeTokenExpired {
 		return &exitError{exitUsage, err}
-	case code == atlas.CodeInvalidArguments:
+	}
+	if code == atlas.CodeInvalidArguments {
 		return usage("%s%s", describe(err), where)
-	case code == atlas.CodeSourceUnavailable:
+	}
+	if code == atlas.CodeSourceUnavailable {
 		return fmt.Errorf("%s%s", describe(err), where)
 	}
 	return fmt.Errorf("connect: %w", err)
