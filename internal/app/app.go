@@ -193,7 +193,7 @@ func (a *App) openIdentity(context.Context) (err error) {
 }
 
 func (a *App) challenge() edge.Challenge {
-	return edge.Challenge{MetadataURL: mcp.MetadataURL(a.cfg.HTTP.PublicURL)}
+	return edge.Challenge{MetadataURL: mcp.MetadataURL(a.cfg.HTTP.PublicURL), Refused: a.refused}
 }
 
 func (a *App) openEdge() error {

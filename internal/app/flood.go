@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/stage/ratelimit"
 )
 
@@ -19,35 +20,71 @@ type flood struct {
 	refused atomic.Int64
 }
 
+// auditTimeout bounds how long a refusal waits for its record.
+const auditTimeout = 2 * time.Second
+
 // defaultFlood is twenty times what the limiter gives to a caller.
 var defaultFlood = ratelimit.Rate{Rate: 4800, Per: time.Minute, Burst: 1200}
 
 // admit returns nil, or rate_limited. Of the refusals of one caller one a minute is recorded.
 func (f *flood) admit(ctx context.Context, call atlas.Call) error {
 	p := call.Principal
-	name := p.Issuer + "\x00" + p.Subject
-	decision, err := f.take(ctx, p.Tenant, name, f.rate.Per/time.Duration(f.rate.Rate), f.rate.Burst)
+	decision, err := f.take(ctx, p, "", f.rate.Per/time.Duration(f.rate.Rate), f.rate.Burst)
 	if err != nil || decision.Allowed {
 		return err
 	}
 	f.refused.Add(1)
-	if first, err := f.take(ctx, p.Tenant, name+"\x00refused", time.Minute, 1); err == nil && first.Allowed {
-		rec := atlas.AuditRecord{
-			Kind: "call", RequestID: call.ID, Tenant: call.Tenant, Caller: p.Subject, CallerRoles: p.Roles, Delegator: p.Delegator,
-			TokenID: p.TokenID, Transport: call.Transport, Tool: call.Name, Status: "denied", ErrorCode: atlas.CodeRateLimited,
-		}
-		if p.Tenant != call.Tenant {
-			rec.HomeTenant = p.Tenant
-		}
-		if err := f.record(ctx, rec); err != nil {
-			return &atlas.Error{Code: atlas.CodeAuditUnavailable, Err: err}
-		}
+	rec := denied(p, call.Tenant, atlas.CodeRateLimited)
+	rec.Kind, rec.RequestID, rec.Transport, rec.Tool = "call", call.ID, call.Transport, call.Name
+	if err := f.recordOnce(ctx, p, "flood", rec); err != nil {
+		return &atlas.Error{Code: atlas.CodeAuditUnavailable, Err: err}
 	}
 	return (&atlas.Error{Code: atlas.CodeRateLimited, RetryAfter: decision.RetryAfter}).With("limit", "flood")
 }
 
-func (f *flood) take(ctx context.Context, tenant atlas.TenantID, name string, interval time.Duration, burst int) (ratelimit.Decision, error) {
-	charge := ratelimit.Charge{Tenant: tenant}
+// recordOnce writes the record, unless there was one of the same kind of refusal to the same caller
+// within the last minute.
+func (f *flood) recordOnce(ctx context.Context, p *atlas.Principal, what string, rec atlas.AuditRecord) error {
+	first, err := f.take(ctx, p, what, time.Minute, 1)
+	if err != nil || !first.Allowed {
+		return err
+	}
+	return f.record(ctx, rec)
+}
+
+// denied returns the record of a refusal to p, for the tenant that was asked for.
+func denied(p *atlas.Principal, tenant atlas.TenantID, code atlas.Code) atlas.AuditRecord {
+	rec := atlas.AuditRecord{
+		Tenant: tenant, Caller: p.Subject, CallerRoles: p.Roles, Delegator: p.Delegator, TokenID: p.TokenID,
+		Status: "denied", ErrorCode: code,
+	}
+	if p.Tenant != tenant {
+		rec.HomeTenant = p.Tenant
+	}
+	return rec
+}
+
+// refused counts requests that the edge refused, and records those of known callers, at most one a
+// minute of each kind and caller: whose token was not accepted could otherwise write the log at will.
+func (a *App) refused(ctx context.Context, r edge.Refusal) {
+	a.metrics.Refused(r.Code)
+	if r.Caller == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+	defer cancel()
+	p := r.Caller.Principal
+	rec := denied(p, p.Tenant, r.Code)
+	rec.Kind, rec.RequestID, rec.Transport, rec.Action, rec.Target = "admin", edge.NewRequestID(), "http", "http.refused", string(r.Requested)
+	if err := a.flood.recordOnce(ctx, p, string(r.Code), rec); err != nil {
+		a.log.WarnContext(ctx, "refusal not audited", "code", r.Code, "error", err)
+	}
+}
+
+// take charges the caller's bucket of the given purpose; "" is that of calls.
+func (f *flood) take(ctx context.Context, p *atlas.Principal, purpose string, interval time.Duration, burst int) (ratelimit.Decision, error) {
+	charge := ratelimit.Charge{Tenant: p.Tenant}
+	name := purpose + "\x00" + p.Issuer + "\x00" + p.Subject
 	charge.Cells[ratelimit.Caller] = ratelimit.Cell{Name: name, Interval: interval, Burst: int64(burst), Cost: 1}
 	return f.buckets.Take(ctx, charge)
 }

@@ -150,7 +150,7 @@ func (e *Engine) match(call atlas.Call) (*evaluation, error) {
 	}
 	ev.matches = make([]scopeMatch, len(call.Tool.Scopes))
 	for i, scope := range call.Tool.Scopes {
-		ev.matches[i] = scopeMatch{scope: scope, rules: e.candidates(call.Principal, scope, ev.resource)}
+		ev.matches[i] = scopeMatch{scope: scope, rules: e.candidates(call.Principal, call.Tenant, scope, ev.resource)}
 	}
 	return ev, nil
 }
@@ -195,9 +195,9 @@ func climbs(resource string) bool {
 }
 
 // candidates returns the rules whose subject, action and resource match, sorted by id.
-func (e *Engine) candidates(p *atlas.Principal, scope, resource string) []*rule {
+func (e *Engine) candidates(p *atlas.Principal, tenant atlas.TenantID, scope, resource string) []*rule {
 	var list []*rule
-	for _, r := range e.subjectRules(p, scope) {
+	for _, r := range e.subjectRules(p, tenant, scope) {
 		if matchAny(r.resources, resource) {
 			list = append(list, r)
 		}
@@ -208,7 +208,7 @@ func (e *Engine) candidates(p *atlas.Principal, scope, resource string) []*rule 
 
 // subjectRules returns the rules whose subject and action match, each once. The slice may be the
 // index's own.
-func (e *Engine) subjectRules(p *atlas.Principal, scope string) []*rule {
+func (e *Engine) subjectRules(p *atlas.Principal, tenant atlas.TenantID, scope string) []*rule {
 	index := e.scopes[scope]
 	if index == nil { // not a scope of a known tool
 		index = newScopeIndex(e.rules, scope)
@@ -231,17 +231,30 @@ func (e *Engine) subjectRules(p *atlas.Principal, scope string) []*rule {
 	for _, role := range p.Roles {
 		add(index.named[string(append(append(buf[:0], "role:"...), role...))]...)
 	}
-	add(index.named[string(append(append(buf[:0], "user:"...), p.Subject...))]...)
+	for _, r := range index.named[string(append(append(buf[:0], "user:"...), p.Subject...))] {
+		if r.speaksOfUser(p, tenant) {
+			add(r)
+		}
+	}
 	for _, r := range index.globs {
-		if subjectMatches(r.subjects, p) {
+		if r.speaksOf(p, tenant) {
 			add(r)
 		}
 	}
 	return list
 }
 
-func subjectMatches(subjects []glob, p *atlas.Principal) bool {
-	if p.Subject != "" && matchAny(subjects, "user:"+p.Subject) {
+// speaksOfUser reports whether a rule's user:<subject> may mean the principal: an allow rule speaks of the
+// subjects of the tenant that the call is for, so that a namesake from another tenant who impersonates
+// gains nothing by his name. A deny rule holds wherever its subject comes from.
+func (r *rule) speaksOfUser(p *atlas.Principal, tenant atlas.TenantID) bool {
+	return r.deny || p.Tenant == tenant
+}
+
+// speaksOf reports whether one of the rule's subjects is the principal.
+func (r *rule) speaksOf(p *atlas.Principal, tenant atlas.TenantID) bool {
+	subjects := r.subjects
+	if p.Subject != "" && r.speaksOfUser(p, tenant) && matchAny(subjects, "user:"+p.Subject) {
 		return true
 	}
 	for _, role := range p.Roles {

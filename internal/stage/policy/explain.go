@@ -164,7 +164,7 @@ func (ev *evaluation) explainRule(r *rule, scope string) (near bool, x RuleExpla
 		x.Missing = append(x.Missing, Missing{What: what, Want: want, Have: have})
 	}
 	p := ev.call.Principal
-	if !subjectMatches(r.subjects, p) {
+	if !r.speaksOf(p, ev.call.Tenant) {
 		miss("subject", texts(r.subjects), subjectsOf(p))
 	}
 	if !slices.ContainsFunc(r.actions, func(g glob) bool { return g.match(scope) }) {

@@ -34,9 +34,9 @@ func (e *Engine) callerKey(p *atlas.Principal) string {
 	if e.byUser || e.byCaller {
 		b = append(b, '|')
 		add(p.Subject)
+		add(string(p.Tenant))
 	}
 	if e.byCaller {
-		add(string(p.Tenant))
 		add(p.Delegator)
 		for _, s := range p.Scopes {
 			add(s)
@@ -86,7 +86,7 @@ func (e *Engine) couldAllow(call *atlas.Call) bool {
 	}
 	for _, scope := range call.Tool.Scopes {
 		allow := false
-		for _, r := range e.subjectRules(call.Principal, scope) {
+		for _, r := range e.subjectRules(call.Principal, call.Tenant, scope) {
 			could, must := ev.withoutArgs(r, scope, fixed)
 			if r.deny && must {
 				return false

@@ -42,6 +42,7 @@ type Metrics struct {
 	errors   *prometheus.CounterVec
 	denied   *prometheus.CounterVec
 	lists    *prometheus.CounterVec
+	refused  *prometheus.CounterVec
 	sessions prometheus.Gauge
 	running  prometheus.Gauge
 	panics   prometheus.Counter
@@ -65,6 +66,7 @@ func NewMetrics(reg *prometheus.Registry) (*Metrics, error) {
 		errors:  register(reg, &errs, counters("atlas_errors_total", "Failed calls and lists, by error code.", "code")),
 		denied:  register(reg, &errs, counters("atlas_policy_denied_total", "Calls refused by policy, by rule; default is no matching rule.", "rule")),
 		lists:   register(reg, &errs, counters("atlas_tool_lists_total", "Lists of tools, by outcome.", "status")),
+		refused: register(reg, &errs, counters("atlas_edge_refused_total", "HTTP requests refused before the pipeline, by error code.", "code")),
 		latency: register(reg, &errs, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "atlas_tool_latency_seconds", Help: "Time to answer calls of tools.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
@@ -90,6 +92,9 @@ func NewMetrics(reg *prometheus.Registry) (*Metrics, error) {
 	}
 	return m, nil
 }
+
+// Refused counts an HTTP request that was refused before the pipeline. The code must be one of the table.
+func (m *Metrics) Refused(code atlas.Code) { m.refused.WithLabelValues(string(code)).Inc() }
 
 func counters(name, help string, labels ...string) *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
