@@ -45,6 +45,19 @@ func keyResource(sourceName string, key func(atlas.Call) string) func(atlas.Call
 	}
 }
 
+// prefixResource names what a list touches: the prefix as given, so that the rule that lets somebody read
+// docs/* lets him list docs/, and neither docs nor everything.
+func prefixResource(sourceName string) func(atlas.Call) string {
+	return func(call atlas.Call) string {
+		v, err := values(call)
+		prefix := str(v, "prefix")
+		if err != nil || prefix != "" && source.CheckKey(strings.TrimSuffix(prefix, "/")) != nil {
+			return sourceName + "//"
+		}
+		return sourceName + "/" + prefix
+	}
+}
+
 func keyArgument(call atlas.Call) string {
 	v, err := values(call)
 	if err != nil {
@@ -136,7 +149,7 @@ func listTool(name string, s source.Source) *atlas.Tool {
 			}, "key", "size_bytes", "modified")),
 		}, "objects")),
 		Items: "objects", ReadOnly: true, Idempotent: true, Timeout: objectTimeout,
-		Resource: fixedResource(name, name+"_list"),
+		Resource: prefixResource(name),
 		Run: func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
 			v, err := values(call)
 			if err != nil {

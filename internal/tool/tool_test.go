@@ -138,7 +138,7 @@ func TestVerbMistakes(t *testing.T) {
 func TestResources(t *testing.T) {
 	h := newHouse(t).build(shipped(t)...)
 	for name, want := range map[string]string{
-		"crm_query": "crm/crm_query", "crm_order": "crm/crm_order", "ticket": "tickets/ticket", "files_list": "files/files_list",
+		"crm_query": "crm/crm_query", "crm_order": "crm/crm_order", "ticket": "tickets/ticket", "files_list": "files/",
 		"customer_context": "workflow/customer_context", "hybrid_search": "composed/hybrid_search",
 	} {
 		if got := h.tools[name].Resource(atlas.Call{}); got != want {
@@ -242,5 +242,18 @@ func TestVersionFollowsTheSource(t *testing.T) {
 	}
 	if again := versions("1"); again["customer_context"] != before["customer_context"] {
 		t.Error("a version changes without a reason")
+	}
+}
+
+// A list touches its prefix: the rule for docs/* covers listing docs/, not docs-secret, nor everything.
+func TestListTouchesItsPrefix(t *testing.T) {
+	list := newHouse(t).build(shipped(t)...).tools["files_list"]
+	for prefix, want := range map[string]string{
+		"": "files/", "docs/": "files/docs/", "docs": "files/docs", "docs/a": "files/docs/a", "../": "files//", "/docs": "files//", "a//": "files//",
+	} {
+		call := atlas.Call{Args: atlas.Args{Values: map[string]any{"prefix": prefix}}}
+		if got := list.Resource(call); got != want {
+			t.Errorf("prefix %q: resource %q, want %q", prefix, got, want)
+		}
 	}
 }

@@ -537,6 +537,43 @@ func TestTwoTenantsNeverCross(t *testing.T) {
 	wg.Wait()
 }
 
+// Who pipes requests into the program closes the pipe at once: the answers still come.
+func TestStdioAnswersWhatWasSentBeforeTheEnd(t *testing.T) {
+	h := newHouse(t, options{})
+	var in strings.Builder
+	in.WriteString(`{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}` + "\n")
+	in.WriteString(`{"jsonrpc":"2.0","method":"notifications/initialized"}` + "\n")
+	const calls = 20
+	for i := range calls {
+		fmt.Fprintf(&in, `{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"echo","arguments":{}}}`+"\n", i+1)
+	}
+	outR, outW := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- h.mcp.RunStdio(t.Context(), io.NopCloser(strings.NewReader(in.String())), outW, &atlas.Principal{Subject: "ops", Tenant: "acme"})
+	}()
+	answered := map[string]bool{}
+	dec := json.NewDecoder(outR)
+	for range calls + 1 {
+		var m struct {
+			ID     json.Number     `json:"id"`
+			Result json.RawMessage `json:"result"`
+		}
+		if err := dec.Decode(&m); err != nil {
+			t.Fatalf("after %d answers: %v", len(answered), err)
+		}
+		answered[m.ID.String()] = len(m.Result) > 0
+	}
+	for i := range calls + 1 {
+		if !answered[fmt.Sprint(i)] {
+			t.Errorf("request %d has no result", i)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStdio(t *testing.T) {
 	h := newHouse(t, options{})
 	inR, inW := io.Pipe()

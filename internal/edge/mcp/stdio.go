@@ -13,7 +13,7 @@ import (
 )
 
 // RunStdio serves one client over in and out, every request as p, until the client closes in or ctx
-// ends; both are no error. Whoever can write to in acts as p. It closes in and out.
+// ends; both are no error. Requests that were read by then are answered, within the drain timeout. Whoever can write to in acts as p. It closes in and out.
 func (s *Server) RunStdio(ctx context.Context, in io.ReadCloser, out io.WriteCloser, p *atlas.Principal) error {
 	if p == nil {
 		return errors.New("mcp: stdio needs a principal")
@@ -23,7 +23,8 @@ func (s *Server) RunStdio(ctx context.Context, in io.ReadCloser, out io.WriteClo
 	}
 	srv := s.newSDK(newIdentity(&edge.Caller{Principal: p, Tenant: p.Tenant}, "stdio"))
 	defer s.forget(srv)
-	err := srv.Run(ctx, &sdk.IOTransport{Reader: in, Writer: out, MaxLineLength: int(s.cfg.MaxBody)})
+	ends := newPipe(ctx.Done(), in, out, s.cfg.DrainTimeout)
+	err := srv.Run(ctx, &sdk.IOTransport{Reader: pipeReader{ends}, Writer: pipeWriter{ends}, MaxLineLength: int(s.cfg.MaxBody)})
 	if ctx.Err() != nil || errors.Is(err, io.EOF) {
 		return nil
 	}

@@ -1,0 +1,116 @@
+package mcp
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"sync"
+	"time"
+)
+
+// A pipe is the two ends of a stdio connection. It holds the end of the input back until the requests
+// that were read have been answered: the SDK ends with its input, and who pipes requests into the
+// program closes the pipe long before the answers are there.
+type pipe struct {
+	in   io.ReadCloser
+	out  io.WriteCloser
+	wait time.Duration   // at most, for answers
+	done <-chan struct{} // closed when the connection is told to stop
+
+	mu      sync.Mutex
+	partial []byte              // of the line that is being read
+	open    map[string]struct{} // ids of requests that have no answer yet
+	idle    chan struct{}       // closed when open is empty and something waits
+}
+
+func newPipe(done <-chan struct{}, in io.ReadCloser, out io.WriteCloser, wait time.Duration) *pipe {
+	return &pipe{done: done, in: in, out: out, wait: wait, open: map[string]struct{}{}}
+}
+
+// reader and writer are the pipe's ends, for the SDK.
+type (
+	pipeReader struct{ *pipe }
+	pipeWriter struct{ *pipe }
+)
+
+// Read reads, and tells the end only when nothing is owed any more.
+func (p pipeReader) Read(b []byte) (int, error) {
+	n, err := p.in.Read(b)
+	p.note(b[:n])
+	if err == io.EOF { //nolint:errorlint // what io.Reader promises
+		if n > 0 {
+			return n, nil // the end comes with the next read
+		}
+		p.drain()
+	}
+	return n, err
+}
+
+// Close closes the input.
+func (p pipeReader) Close() error { return p.in.Close() }
+
+// note takes down the ids of the requests in what was read.
+func (p *pipe) note(b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		line, rest, whole := bytes.Cut(b, []byte("\n"))
+		p.partial = append(p.partial, line...)
+		if !whole {
+			return
+		}
+		if id, method := idOf(p.partial); id != "" && method != "" {
+			p.open[id] = struct{}{}
+		}
+		p.partial, b = p.partial[:0], rest
+	}
+}
+
+// idOf returns id and method of a JSON-RPC message, as far as it has them.
+func idOf(line []byte) (id, method string) {
+	var m struct {
+		ID     json.RawMessage `json:"id"`
+		Method string          `json:"method"`
+	}
+	if json.Unmarshal(line, &m) != nil || string(m.ID) == "null" {
+		return "", ""
+	}
+	return string(m.ID), m.Method
+}
+
+// Write writes one message, as the SDK does, and crosses off the request that it answers.
+func (p pipeWriter) Write(b []byte) (int, error) {
+	n, err := p.out.Write(b)
+	if id, method := idOf(b); id != "" && method == "" {
+		p.mu.Lock()
+		delete(p.open, id)
+		if len(p.open) == 0 && p.idle != nil {
+			close(p.idle)
+			p.idle = nil
+		}
+		p.mu.Unlock()
+	}
+	return n, err
+}
+
+// Close closes the output.
+func (p pipeWriter) Close() error { return p.out.Close() }
+
+// drain waits until every request has its answer, for a while.
+func (p *pipe) drain() {
+	p.mu.Lock()
+	if len(p.open) == 0 {
+		p.mu.Unlock()
+		return
+	}
+	idle := make(chan struct{})
+	p.idle = idle
+	p.mu.Unlock()
+	timer := time.NewTimer(p.wait)
+	defer timer.Stop()
+	select {
+	case <-idle:
+	case <-timer.C:
+	case <-p.done:
+	}
+}
