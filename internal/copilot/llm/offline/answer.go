@@ -324,7 +324,11 @@ func (e *evidence) list(p part) []string {
 		if len(p.ids) == 1 {
 			of = " of " + p.ids[0]
 		}
-		return []string{fmt.Sprintf("The sources list %d %ss%s: %s %s.", len(found), strings.ReplaceAll(kind, "_", " "), of, strings.Join(ids, ", "), anchors)}
+		many := "s"
+		if len(found) == 1 {
+			many = ""
+		}
+		return []string{fmt.Sprintf("The sources list %d %s%s%s: %s %s.", len(found), strings.ReplaceAll(kind, "_", " "), many, of, strings.Join(ids, ", "), anchors)}
 	}
 	for _, s := range found[:min(len(found), 12)] {
 		out = append(out, recordSentence(s))
@@ -434,21 +438,42 @@ func (e *evidence) attribute(p part) []string {
 	}
 	var out []string
 	for _, s := range e.asked(p) {
-		for _, f := range s.Fields {
-			name := fact.Terms(strings.ReplaceAll(strings.TrimSuffix(f.Name, "_at"), "_", " "))
-			value := fact.Terms(strings.ReplaceAll(f.Value, "_", " "))
-			all := true
-			for _, t := range p.focus {
-				all = all && (slices.ContainsFunc(name, func(n string) bool { return fact.Related(n, t) }) || slices.Contains(value, t))
-			}
-			if all && f.Name != "id" {
-				v := strings.ReplaceAll(f.Value, "_", " ")
-				if d := dateOf(f.Value); d != "" {
-					v = d
-				}
-				out = append(out, fmt.Sprintf("The %s of %s %s is %s [%s].", strings.ReplaceAll(strings.TrimSuffix(f.Name, "_at"), "_", " "), s.Kind, s.ID, v, s.Anchor))
+		if fields := fieldsOn(s, p.focus, true); len(fields) > 0 {
+			out = append(out, fields...)
+			continue
+		}
+		out = append(out, fieldsOn(s, p.focus, false)...)
+	}
+	return out
+}
+
+// fieldsOn says those fields of a record that speak of what is in focus: of all of it at once, or
+// else ("e-mail and tier") one of each, or none if one is missing.
+func fieldsOn(s copilot.Source, focus []string, together bool) []string {
+	var out []string
+	met := map[string]bool{}
+	for _, f := range s.Fields {
+		name := fact.Terms(strings.ReplaceAll(strings.TrimSuffix(f.Name, "_at"), "_", " "))
+		value := fact.Terms(strings.ReplaceAll(f.Value, "_", " "))
+		hits := 0
+		for _, t := range focus {
+			named := slices.ContainsFunc(name, func(n string) bool { return fact.Related(n, t) })
+			if named || together && slices.Contains(value, t) {
+				met[t] = true
+				hits++
 			}
 		}
+		if f.Name == "id" || hits == 0 || together && hits < len(focus) {
+			continue
+		}
+		v := strings.ReplaceAll(f.Value, "_", " ")
+		if d := dateOf(f.Value); d != "" {
+			v = d
+		}
+		out = append(out, fmt.Sprintf("The %s of %s %s is %s [%s].", strings.ReplaceAll(strings.TrimSuffix(f.Name, "_at"), "_", " "), s.Kind, s.ID, v, s.Anchor))
+	}
+	if len(met) < len(focus) {
+		return nil
 	}
 	return out
 }

@@ -58,7 +58,9 @@ var (
 	reNoun = regexp.MustCompile(`(?i)\b(orders?|purchases?|tickets?|cases?|complaints?|customers?|documents?|polic(?:y|ies)|articles?)\b`)
 	reMany = regexp.MustCompile(`(?i)\b(?:which|list|show|what|all|any|have|has|find|give)\b.*\b(orders|purchases|tickets|cases|complaints|customers|documents|policies|articles)\b|\b(?:latest|newest|last|recent|first|oldest)\b.*\b(order|ticket|case|purchase)\b|\bopen (?:tickets?|cases?)\b`)
 	reYes  = regexp.MustCompile(`(?i)^\W*(?:and\s+|but\s+|so\s+)?(?:is|are|was|were|has|have|had|did|does|do)\b`)
-	reBack = regexp.MustCompile(`(?i)\b(?:it|its|it's|that|this|they|them|their|these|those|he|she|his|her|him)\b|\bthe (?:order|customer|ticket|refund)\b`)
+	// "What did CUST-1 order?" asks for orders, though no noun says so.
+	reBought = regexp.MustCompile(`(?i)\bwhat\b.*\b(?:did|does|has|have)\b.*\b(?:order(?:ed)?|buy|bought|purchased?)\W*$`)
+	reBack   = regexp.MustCompile(`(?i)\b(?:it|its|it's|that|this|they|them|their|these|those|he|she|his|her|him)\b|\bthe (?:order|customer|ticket|refund)\b`)
 )
 
 var reHead = regexp.MustCompile(`(?i)\bwhat(?:'s|\s+is|\s+are|\s+was|\s+were)\s+(?:the\s+|an?\s+)?(.+?)\s+(?:of|for|in|with)\s`)
@@ -143,6 +145,9 @@ func parts(question string, ids []string) []part {
 					p.noun = noun(g)
 				}
 			}
+		}
+		if reBought.MatchString(t) && len(p.ids) > 0 {
+			p.ask, p.noun = askList, fact.Order
 		}
 		for _, f := range copilot.Focus(t) {
 			if !typeWords[p.ask][f] {
