@@ -93,10 +93,10 @@ func (a *App) background(ctx context.Context, group *errgroup.Group) {
 
 // unlessDone drops the error that a part returns because it was told to stop.
 func unlessDone(ctx context.Context, err error) error {
-	if done := ctx.Err() != nil; done {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // Reload reads the configuration anew. If that succeeds, calls from now on are answered by it; if

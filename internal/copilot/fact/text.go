@@ -95,8 +95,8 @@ func decimal(r rune) rune {
 		}
 	}
 	for _, run := range unicode.Nd.R32 {
-		if rune(run.Lo) <= r && r <= rune(run.Hi) {
-			return (r - rune(run.Lo)) % 10
+		if lo, hi := rune(run.Lo), rune(run.Hi); lo <= r && r <= hi { //nolint:gosec // code points fit
+			return (r - lo) % 10
 		}
 	}
 	return 0

@@ -37,7 +37,7 @@ type (
 func (p pipeReader) Read(b []byte) (int, error) {
 	n, err := p.in.Read(b)
 	p.note(b[:n])
-	if err == io.EOF { //nolint:errorlint // what io.Reader promises
+	if err == io.EOF {
 		if n > 0 {
 			return n, nil // the end comes with the next read
 		}

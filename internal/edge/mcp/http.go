@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"context"
+	"errors"
 	"encoding/json"
 	"log/slog"
 	"maps"
@@ -229,6 +230,8 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		s.deps.Log.WarnContext(ctx, "calls still running at the end of the drain timeout are cut off")
 		err = srv.Close()
 	}
-	<-failed // http.ErrServerClosed
+	if served := <-failed; err == nil && !errors.Is(served, http.ErrServerClosed) {
+		err = served
+	}
 	return err
 }

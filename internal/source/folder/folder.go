@@ -171,7 +171,7 @@ func (f *Folder) Get(ctx context.Context, tenant atlas.TenantID, key string, max
 		if err != nil {
 			return err
 		}
-		defer root.Close()
+		defer root.Close() //nolint:errcheck // only read, or closed before
 		// Opening a named pipe would wait for its other end for ever.
 		info, err := root.Lstat(key)
 		if err != nil {
@@ -184,7 +184,7 @@ func (f *Folder) Get(ctx context.Context, tenant atlas.TenantID, key string, max
 		if err != nil {
 			return escape(err)
 		}
-		defer file.Close()
+		defer file.Close() //nolint:errcheck // only read, or closed before
 		limit := f.cfg.MaxObjectBytes
 		if maxBytes > 0 {
 			limit = min(limit, maxBytes)
@@ -254,7 +254,7 @@ func (f *Folder) Put(ctx context.Context, tenant atlas.TenantID, key string, o s
 		if err != nil {
 			return err
 		}
-		defer root.Close()
+		defer root.Close() //nolint:errcheck // only read, or closed before
 		return put(ctx, root, key, o.Content)
 	})
 }
@@ -316,7 +316,7 @@ func (f *Folder) Load(ctx context.Context, tenant atlas.TenantID, data source.Da
 			if err != nil {
 				return err
 			}
-			defer root.Close()
+			defer root.Close() //nolint:errcheck // only read, or closed before
 			return root.Chtimes(o.Key, time.Time{}, o.Modified)
 		})
 		if err != nil {

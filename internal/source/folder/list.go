@@ -38,7 +38,7 @@ func (f *Folder) List(ctx context.Context, tenant atlas.TenantID, prefix string,
 		if err != nil {
 			return err
 		}
-		defer root.Close()
+		defer root.Close() //nolint:errcheck // only read
 		w := walk{ctx: ctx, root: root, prefix: prefix, limit: limit}
 		start := "."
 		if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
@@ -138,7 +138,7 @@ func readDir(root *os.Root, dir string) ([]fs.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	return f.ReadDir(-1)
 }
 

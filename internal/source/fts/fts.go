@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -188,7 +189,7 @@ func (x *Index) newest(c *sqlitefile.Conn, cond string, args []any, size int, hi
 		return err
 	}
 	return x.collect(c, `SELECT d.id, 0.0, substr(d.body, 1, 200), d.title, d.body, d.url, d.attrs`+
-		from+` ORDER BY d.created DESC, d.id LIMIT ?`, append(args[:len(args):len(args)], int64(size)), hits)
+		from+` ORDER BY d.created DESC, d.id LIMIT ?`, append(slices.Clip(args), int64(size)), hits)
 }
 
 func count(c *sqlitefile.Conn, from string, args []any, hits *source.Hits) error {

@@ -110,7 +110,7 @@ func answer(w http.ResponseWriter, r *http.Request) {
 	case "/full":
 		_, _ = w.Write([]byte(strings.Repeat("x", fetchMax)))
 	case "/redirect":
-		http.Redirect(w, r, r.URL.Query().Get("to"), http.StatusFound)
+		http.Redirect(w, r, r.URL.Query().Get("to"), http.StatusFound) //nolint:gosec // that is the attack
 	case "/loop":
 		http.Redirect(w, r, "/loop", http.StatusFound)
 	case "/hang":
@@ -218,7 +218,7 @@ func fetchInvalid(t *testing.T, h Harness) {
 		{URL: "https://a.example.com/\x00"},
 		{URL: "ftp://a.example.com/echo"},
 		{URL: "file:///etc/passwd"},
-		{URL: "https://user:secret@a.example.com/echo"},
+		{URL: "https://user:secret@a.example.com/echo"}, //nolint:gosec // made up
 		{URL: "https://a.example.com/echo", Method: "BREW COFFEE"},
 		{URL: "https://a.example.com/echo", Method: "CONNECT"},
 		{URL: "https://a.example.com/echo", Method: "TRACE"},

@@ -60,6 +60,7 @@ func (g *guard) authorize(action sqlite.AuthorizerActionCode, arg1, arg2, databa
 		ok = functions[strings.ToLower(arg2)]
 	case sqlite.AuthRead:
 		ok = g.read(strings.ToLower(arg1), strings.ToLower(arg2), database)
+	default: // all else is refused
 	}
 	if !ok {
 		g.denied = true

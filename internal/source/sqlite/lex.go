@@ -64,6 +64,7 @@ func split(sql string) (statement, error) {
 				return bad("write parameters as :name")
 			}
 			st.params = append(st.params, name)
+		case ident, literal, punct:
 		}
 		if end >= 0 {
 			return bad("only one statement is allowed")

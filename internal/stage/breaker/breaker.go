@@ -183,7 +183,7 @@ func judge(ctx context.Context, err error) verdict {
 	if err == nil {
 		return healthy
 	}
-	switch atlas.CodeOf(err) { //nolint:exhaustive // every other code says nothing about the source
+	switch atlas.CodeOf(err) {
 	case atlas.CodeSourceUnavailable, atlas.CodeTimeout: // either may be the driver's word for being cut
 		return cut(ctx)
 	case atlas.CodeNotFound, atlas.CodeSourceError, atlas.CodeInvalidQuery, atlas.CodeTooLarge:

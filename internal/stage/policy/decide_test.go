@@ -95,7 +95,8 @@ func TestWhenSeesTheCall(t *testing.T) {
 		`context.args has count && context.args.count == 5`:                                           true,
 		`context.args has tags && context.args.tags.containsAll(["a", "b"])`:                          true,
 		`context.args has to && context.args.to.iban like "DE*"`:                                      true,
-		`context.args has to.fee`:                                   false, // null is absent
+		// A null is absent.
+		`context.args has to.fee`:                                   false,
 		`context.facts.sql == "" && context.facts.tables.isEmpty()`: true,
 		`context.facts.pii.contains("email")`:                       false,
 	} {
