@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -146,7 +145,13 @@ func loadConfig(o Options, files Files) (Config, error) {
 	if err != nil {
 		return cfg, &ConfigError{fmt.Errorf("%s: %w", name, err)}
 	}
-	resolver := config.Resolver{Env: o.Env, File: os.ReadFile}
+	if empty, err := config.Empty(name, data); err != nil || empty {
+		if err == nil {
+			err = fmt.Errorf("%s: says nothing; a file that is being written, or one of comments only, is no configuration", name)
+		}
+		return cfg, &ConfigError{err}
+	}
+	resolver := config.Resolver{Env: o.Env, File: func(path string) ([]byte, error) { return config.ReadFile(files.path(path)) }}
 	if err := config.Decode(name, data, resolver, &cfg); err != nil {
 		return cfg, &ConfigError{err}
 	}

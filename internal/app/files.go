@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -51,7 +50,7 @@ func (f Files) Read(name string) (data []byte, err error) {
 	if f.Embedded() {
 		data, err = fs.ReadFile(f.fsys, name)
 	} else {
-		data, err = os.ReadFile(f.path(name))
+		data, err = config.ReadFile(f.path(name))
 	}
 	if err != nil {
 		return nil, err

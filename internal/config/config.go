@@ -77,6 +77,23 @@ func Decode(name string, data []byte, r Resolver, v any) error {
 	return decodeNode(name, body, v)
 }
 
+// Empty reports whether a file holds no field at all.
+func Empty(name string, data []byte) (bool, error) {
+	if err := CheckShape(name, data); err != nil {
+		return false, err
+	}
+	file, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return false, positioned(name, err)
+	}
+	for _, doc := range file.Docs {
+		if doc.Body != nil && doc.Body.Type() != ast.NullType && doc.Body.Type() != ast.CommentType {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // DecodeNode decodes a node that Decode left as it is, with the same strictness.
 func DecodeNode(name string, n Node, v any) error {
 	if n == nil {

@@ -82,19 +82,37 @@ func TestMistakesNamePlaceAndRemedy(t *testing.T) {
 
 func TestShapeIsBounded(t *testing.T) {
 	for name, test := range map[string]struct{ file, want string }{
-		"brackets":      {strings.Repeat("[", 500_000), "nests more than 100 brackets"},
-		"braces":        {"in:\n  more: " + strings.Repeat("{a: ", 50_000), "nests more than 100 brackets"},
+		"brackets":      {strings.Repeat("[", 500_000), "open brackets"},
+		"braces":        {"in:\n  more: " + strings.Repeat("{a: ", 50_000), "open brackets"},
+		"at the margin": {strings.Repeat("a: [\n", 15_000), "open brackets"},
+		"and comments":  {strings.Repeat("[\n#\n", 9_000), "open brackets"},
+		"lines":         {strings.Repeat("k: 1\n", 30_000), "lines; the limit"},
+		"entries":       {"more: [" + strings.Repeat("*a,", 20_000) + "]", "too many fields"},
 		"line":          {"in: " + strings.Repeat("x", 70_000), "line of more than"},
-		"size":          {strings.Repeat("# comment\n", 200_000), "the limit is"},
-		"many per line": {"more: {a: '" + strings.Repeat("[", 101) + "'}", "nests more than 100 brackets"},
+		"size":          {strings.Repeat("# comment\n", 200_000), "more than 1048576 bytes"},
 	} {
 		if err := config.CheckShape("a.yaml", []byte(test.file)); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	open := "in: {name: '['}\n"
-	if err := config.CheckShape("a.yaml", []byte(strings.Repeat(open, 1000))); err != nil {
-		t.Errorf("brackets in strings of separate fields add up: %v", err)
+	open := "in: {name: '['}\n" // brackets in strings count; a file may have a few hundred
+	if err := config.CheckShape("a.yaml", []byte(strings.Repeat(open, 400))); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReadFileRefusesWhatNeverEnds(t *testing.T) {
+	dir := t.TempDir()
+	big := filepath.Join(dir, "big")
+	if err := os.WriteFile(big, make([]byte, config.MaxBytes+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"/dev/zero": "not a regular file", dir: "not a regular file", big: "more than", filepath.Join(dir, "none"): "no such file",
+	} {
+		if _, err := config.ReadFile(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 
