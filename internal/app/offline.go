@@ -30,9 +30,9 @@ func AuditPath(o Options) (string, error) {
 	return cfg.Audit.Path, err
 }
 
-// VerifyAudit checks the hash chain of a log.
-func VerifyAudit(ctx context.Context, path string, missingStart bool) (AuditReport, error) {
-	return audit.Verify(ctx, path, nil, audit.VerifyOptions{AllowMissingStart: missingStart})
+// VerifyAudit checks the hash chain of a log, which may lack its oldest files or its head if so said.
+func VerifyAudit(ctx context.Context, path string, missingStart, missingHead bool) (AuditReport, error) {
+	return audit.Verify(ctx, path, nil, audit.VerifyOptions{AllowMissingStart: missingStart, AllowMissingHead: missingHead})
 }
 
 // QueryAudit yields the matching records of a log, oldest first.

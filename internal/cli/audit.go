@@ -22,6 +22,7 @@ type auditCmd struct {
 type auditVerifyCmd struct {
 	Path         string `arg:"" optional:"" help:"Log file (default: the configured one)." type:"path"`
 	MissingStart bool   `help:"Accept a log whose oldest files were archived."`
+	MissingHead  bool   `help:"Accept a log without its head file, such as a copy; a cut end is then not seen."`
 }
 
 // Run verifies the log. Exit code 1 means that it is broken.
@@ -30,7 +31,7 @@ func (c auditVerifyCmd) Run(ctx context.Context, p *Program, g *globals) error {
 	if err != nil {
 		return err
 	}
-	report, err := app.VerifyAudit(ctx, path, c.MissingStart)
+	report, err := app.VerifyAudit(ctx, path, c.MissingStart, c.MissingHead)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("no audit log at %s: either nothing was called yet, or it was taken away", path)
 	}

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -208,7 +209,7 @@ func (c *chain) refresh() error {
 
 // load opens the active file and finds the tail.
 func (c *chain) load() error {
-	known, err := c.known()
+	known, remembered, err := c.known()
 	if err != nil {
 		return err
 	}
@@ -217,11 +218,16 @@ func (c *chain) load() error {
 		return err
 	}
 	c.f = f
-	end, tail, err := findTail(f)
+	end, found, err := findTail(f)
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Base(c.path), err)
 	}
-	if err := c.setAside(end); err != nil {
+	tail := found.last
+	if found.unreadable > 0 && tail == nil && known.seq == 0 { // nothing tells where the chain was
+		return fmt.Errorf("%s: %w", filepath.Base(c.path), errNoTail)
+	}
+	torn, err := c.setAside(end)
+	if err != nil {
 		return err
 	}
 	if c.info, err = f.Stat(); err != nil {
@@ -240,20 +246,37 @@ func (c *chain) load() error {
 	if tail != nil {
 		c.tail = position{tail.seq, tail.hash}
 	}
+	if found.unreadable > 0 {
+		// They stay where they are: a crash tears one line at most, so somebody wrote them.
+		c.note("audit.unreadable_lines", fmt.Sprintf("%d after record %d", found.unreadable, c.tail.seq))
+	}
+	switch {
+	case remembered:
+	case tail != nil || torn || found.unreadable > 0:
+		// What may have been cut off cannot be told any more, only that it cannot.
+		c.note("audit.head_missing", fmt.Sprintf("after record %d", c.tail.seq))
+	default:
+		// A new log has a head before it has records, so that records without a head are always
+		// the sign of one that was taken away, and never of a crash.
+		if err := c.head.Set(origin.seq, origin.hash); err != nil {
+			return fmt.Errorf("remember the audit log's head: %w", err)
+		}
+	}
 	c.compare(known)
 	return nil
 }
 
-// known returns the last position that this process or the head knows of.
-func (c *chain) known() (position, error) {
+// known returns the last position that this process or the head knows of, and whether there is a
+// head.
+func (c *chain) known() (p position, remembered bool, err error) {
 	seq, hash, err := c.head.Get()
 	if err != nil {
-		return position{}, fmt.Errorf("read the audit log's head: %w", err)
+		return position{}, false, fmt.Errorf("read the audit log's head: %w", err)
 	}
 	if seq > c.tail.seq {
-		return position{seq, hash}, nil
+		return position{seq, hash}, true, nil
 	}
-	return c.tail, nil
+	return c.tail, hash != "", nil
 }
 
 // compare notes records that are missing at the end. The chain then goes on from the last one
@@ -269,30 +292,35 @@ func (c *chain) compare(known position) {
 	}
 }
 
-// setAside moves what stands behind the last sound record into a file of its own.
-func (c *chain) setAside(end int64) error {
+// setAside moves what stands behind end into a file of its own and reports whether there was anything.
+func (c *chain) setAside(end int64) (bool, error) {
 	info, err := c.f.Stat()
 	if err != nil || info.Size() == end {
-		return err
+		return false, err
 	}
 	name := fmt.Sprintf("%s.torn-%s", c.path, time.Now().UTC().Format("20060102T150405.000000000Z"))
 	side, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // beside the log
 	if err != nil {
-		return err
+		return false, err
 	}
 	_, err = io.Copy(side, io.NewSectionReader(c.f, end, info.Size()-end))
 	if err = errors.Join(err, side.Sync(), side.Close(), syncDir(filepath.Dir(name))); err != nil {
-		return errors.Join(err, os.Remove(name))
+		return false, errors.Join(err, os.Remove(name))
 	}
 	if err := errors.Join(c.f.Truncate(end), c.f.Sync()); err != nil {
-		return err
+		return false, err
 	}
 	c.note("audit.torn_tail", fmt.Sprintf("%d bytes set aside in %s", info.Size()-end, filepath.Base(name)))
-	return nil
+	return true, nil
 }
 
 // note has the log tell of itself, here and in the operator's log.
 func (c *chain) note(action, target string) {
+	for _, n := range c.notes {
+		if n.Action == action && n.Target == target {
+			return // found again while the disk fails
+		}
+	}
 	c.log.Error("audit log is damaged", "action", action, "target", target)
 	c.notes = append(c.notes, &atlas.AuditRecord{
 		Time: time.Now().UTC(), Kind: KindAdmin, Caller: "atlas", Status: StatusError, Transport: "internal",
@@ -311,60 +339,65 @@ func (c *chain) rotatedTail() (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, tail, err := findTail(f)
+	_, found, err := findTail(f)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Base(name), err)
 	}
-	return tail, nil
+	return found.last, nil
 }
 
 var errNoTail = errors.New("the end of the log holds no sound record; verify it, move it away and start again")
 
-// findTail returns where the last sound record ends and the record, or 0 and nil for an empty file.
-// It looks at the last two lines' worth of bytes only.
-func findTail(f *os.File) (end int64, tail *link, err error) {
+// A tail is what the end of a file holds.
+type tail struct {
+	last       *link // the last sound record; nil if there is none
+	unreadable int   // lines behind it that are no sound records and yet not torn
+}
+
+// findTail returns the tail of a file and where it ends: at the end of the file, or before a last line that a
+// crash may have torn. It looks at the last two lines' worth of bytes only.
+func findTail(f *os.File) (end int64, t tail, err error) {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
-		return 0, nil, err
+		return 0, tail{}, err
 	}
 	from := max(0, info.Size()-2*maxLine)
 	data := make([]byte, info.Size()-from)
 	if _, err := f.ReadAt(data, from); err != nil {
-		return 0, nil, err
+		return 0, tail{}, err
 	}
-	return lastRecord(data, from)
+	size, t, err := lastRecord(data, from == 0)
+	return from + int64(size), t, err
 }
 
-// lastRecord finds the last sound record in data, which begins at the offset from of a file.
-func lastRecord(data []byte, from int64) (end int64, tail *link, err error) {
+// lastRecord finds the tail in data, the end of a file or, if whole, all of it. Only the last line can
+// be torn: lines are appended in order, so what stands before a line break was written whole.
+func lastRecord(data []byte, whole bool) (end int, t tail, err error) {
 	var scratch []byte
-	for stop := len(data); stop > 0; {
-		nl := stop - 1
-		for nl >= 0 && data[nl] != '\n' {
-			nl--
-		}
-		if nl < 0 { // no whole line is left
+	end = len(data)
+	for stop := end; stop > 0; {
+		begin := bytes.LastIndexByte(data[:stop-1], '\n') + 1
+		if begin == 0 && !whole { // the line may have begun before data
+			if stop == len(data) {
+				return 0, tail{}, errNoTail
+			}
 			break
 		}
-		begin := nl
-		for begin > 0 && data[begin-1] != '\n' {
-			begin--
-		}
-		if begin == 0 && from > 0 {
-			break
-		}
-		if nl > begin {
+		if line, ended := bytes.CutSuffix(data[begin:stop], []byte("\n")); ended && len(line) > 0 {
 			var l link
-			if l, scratch, err = readLink(data[begin:nl], scratch); err == nil && l.sound {
-				return from + int64(nl) + 1, &l, nil
+			if l, scratch, err = readLink(line, scratch); err == nil && l.sound {
+				t.last = &l
+				return end, t, nil
 			}
 		}
-		stop = nl
+		if stop == len(data) {
+			end = begin
+		} else {
+			t.unreadable++
+		}
+		stop = begin
 	}
-	if from > 0 {
-		return 0, nil, errNoTail
-	}
-	return 0, nil, nil
+	return end, t, nil
 }
 
 // firstSeq returns the number of the file's first record.

@@ -14,7 +14,8 @@ import (
 // Head remembers how far the log has come, so that it shows when its end is cut off, which a chain
 // alone cannot tell. It is set after the records are on disk. The safest place for it is another than the log's.
 type Head interface {
-	Get() (seq uint64, hash string, err error) // 0 when nothing is remembered yet
+	// Get returns what was set last. An empty hash says that nothing ever was, or that it is lost.
+	Get() (seq uint64, hash string, err error)
 	Set(seq uint64, hash string) error
 }
 
@@ -45,12 +46,19 @@ func (h fileHead) Get() (uint64, string, error) {
 }
 
 func (h fileHead) Set(seq uint64, hash string) error {
-	f, err := os.OpenFile(string(h), os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(string(h), os.O_WRONLY, 0)
+	made := errors.Is(err, fs.ErrNotExist)
+	if made {
+		f, err = os.OpenFile(string(h), os.O_WRONLY|os.O_CREATE, 0o600)
+	}
 	if err != nil {
 		return err
 	}
 	// Less than a sector, written in place: whole or not at all.
 	_, err = f.WriteAt(fmt.Appendf(nil, "%020d %s\n", seq, hash), 0)
+	if made && err == nil { // an older head after a crash does no harm, but none would be a false alarm
+		err = errors.Join(f.Sync(), syncDir(filepath.Dir(string(h))))
+	}
 	return errors.Join(err, f.Close())
 }
 

@@ -85,8 +85,8 @@ type job struct {
 var errClosed = errors.New("the audit log is closed")
 
 // Open opens the log, making it if there is none, and starts its writer; Close ends it. What a crash
-// left of a last record is set aside in a file beside it, and a tail that is missing by what head
-// remembers is noted in the log itself. A nil head is kept in a file beside the log.
+// left of a last record is set aside in a file beside it. A tail that is missing by what head
+// remembers, a head that is missing itself, and unreadable lines at the end are noted in the log. A nil head is kept in a file beside the log.
 func Open(cfg Config, head Head, log *slog.Logger) (*Log, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)

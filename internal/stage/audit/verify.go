@@ -20,6 +20,7 @@ const (
 	ReasonTail       = "tail truncated"    // records known to the head are not there
 	ReasonTorn       = "torn last line"    // the log does not end with a whole line
 	ReasonHead       = "head mismatch"     // the record that the head knows has another hash: the log was rewritten
+	ReasonNoHead     = "head missing"      // there are records but no head: whether the end was cut off cannot be told
 )
 
 // A Fault is one break of the chain.
@@ -59,13 +60,16 @@ type VerifyOptions struct {
 	// AllowMissingStart accepts a log whose oldest files were archived: the chain is then checked
 	// from the oldest record there is.
 	AllowMissingStart bool
+	// AllowMissingHead accepts records without a head, such as a copy of a log or one of its older
+	// files. Whether the end was cut off is then not checked.
+	AllowMissingHead bool
 }
 
 // Verify checks the log at the path across its files, reading each byte once, and names what is
 // broken, the first break first. A nil head is the one beside the log. The log may be in use.
 //
 // A chain proves that nothing was changed, removed or inserted by who cannot rewrite all that follows;
-// the head shows a cut end and, for who cannot write the head, a rewritten log.
+// the head shows a cut end (its own absence is a fault too) and, for who cannot write the head, a rewritten log.
 func Verify(ctx context.Context, path string, head Head, opts VerifyOptions) (Report, error) {
 	if head == nil {
 		head = fileHead(headPath(path))
@@ -82,6 +86,14 @@ func Verify(ctx context.Context, path string, head Head, opts VerifyOptions) (Re
 		return rep, fmt.Errorf("audit: %w", err)
 	}
 	defer closeParts(parts)
+	noHead := hash == ""
+	if noHead { // a log that was begun since has one by now
+		_, hash, err := head.Get()
+		if err != nil {
+			return rep, fmt.Errorf("audit: head: %w", err)
+		}
+		noHead = hash == ""
+	}
 	if rep.Torn, err = torn(path); err != nil {
 		return rep, fmt.Errorf("audit: %w", err)
 	}
@@ -93,8 +105,11 @@ func Verify(ctx context.Context, path string, head Head, opts VerifyOptions) (Re
 	}
 	rep.Files = len(parts)
 	rep.LastSeq, rep.LastHash = v.at.seq, v.at.hash
-	if v.at.seq < seq {
-		v.fault(parts[len(parts)-1].name, v.line, v.at.seq+1, ReasonTail)
+	switch end := parts[len(parts)-1].name; {
+	case v.at.seq < seq:
+		v.fault(end, v.line, v.at.seq+1, ReasonTail)
+	case noHead && rep.Records > 0 && !opts.AllowMissingHead:
+		v.fault(end, v.line, v.at.seq+1, ReasonNoHead)
 	}
 	return rep, nil
 }

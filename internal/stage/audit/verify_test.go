@@ -2,7 +2,9 @@ package audit_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -220,6 +222,156 @@ func TestTornEnd(t *testing.T) {
 				t.Errorf("the log does not tell: %+v", got[3])
 			}
 		})
+	}
+}
+
+// Who takes the head away hides a cut end, but not that.
+func TestHeadTakenAway(t *testing.T) {
+	p := path(t)
+	if err := open(t, audit.Config{Path: p}).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if rep := verify(t, p); !rep.OK() || rep.Records != 0 {
+		t.Errorf("a new log: %+v", rep)
+	}
+	fillLog(t, p, 10, 0)
+	rewrite(t, p, lines(t, p)[:9])
+	if err := os.Remove(p + ".head"); err != nil {
+		t.Fatal(err)
+	}
+	want := []audit.Fault{{File: "audit.jsonl", Line: 9, Seq: 10, Reason: audit.ReasonNoHead}}
+	if rep := verify(t, p); !slices.Equal(rep.Faults, want) {
+		t.Errorf("%v, want %v", rep.Faults, want)
+	}
+	rep, err := audit.Verify(t.Context(), p, nil, audit.VerifyOptions{AllowMissingHead: true})
+	if err != nil || !rep.OK() || rep.Records != 9 {
+		t.Errorf("a copy without its head: %+v, %v", rep, err)
+	}
+	var logged bytes.Buffer
+	l, err := audit.Open(audit.Config{Path: p}, nil, slog.New(slog.NewTextHandler(&logged, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(logged.String(), "level=ERROR") || !strings.Contains(logged.String(), "audit.head_missing") {
+		t.Errorf("logged %q", &logged)
+	}
+	for range 2 { // told once, and not forgotten
+		fillLog(t, p, 1, 0)
+		n := 0
+		for _, r := range records(t, p, audit.Filter{Kind: "admin"}) {
+			if r.Action == "audit.head_missing" && r.Seq == 10 && r.Target == "after record 9" {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("the log tells %d times that its head was missing", n)
+		}
+	}
+}
+
+// A process that is killed between the first record and its sync leaves a log with a head.
+func TestHeadIsThereBeforeTheFirstRecord(t *testing.T) {
+	p := path(t)
+	l := open(t, audit.Config{Path: p})
+	audit.BreakDisk(l, nil, func(*os.File) error { return errors.New("never") })
+	_ = l.Record(t.Context(), atlas.AuditRecord{Action: "x"})
+	if rep := verify(t, p); !rep.OK() || rep.Records != 1 || rep.HeadSeq != 0 {
+		t.Errorf("%+v", rep)
+	}
+}
+
+// Only a last line can be torn. Whatever else cannot be read was not left by a crash: it stays where
+// it is, for all to see.
+func TestUnreadableLinesStay(t *testing.T) {
+	for name, tc := range map[string]struct {
+		n     int
+		spoil func([]byte) []byte
+		torn  int
+		fault int // line of the first
+	}{
+		"other line ends":          {5, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n")) }, 1, 1},
+		"other line ends of a lot": {9000, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n")) }, 1, 1},
+		"two lines of garbage":     {5, func(b []byte) []byte { return append(b, "{}\n{}\n"...) }, 1, 6},
+		"garbage and a torn line":  {5, func(b []byte) []byte { return append(b, "{}\n{"...) }, 1, 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := path(t)
+			fillBatch(t, p, tc.n)
+			data, err := os.ReadFile(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad := tc.spoil(bytes.Clone(data))
+			if err := os.WriteFile(p, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			last := bytes.LastIndexByte(bad[:len(bad)-1], '\n') + 1
+			fillLog(t, p, 2, 0)
+			fillLog(t, p, 2, 0)
+			now, err := os.ReadFile(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.HasPrefix(now, bad[:last]) {
+				t.Error("more than the last line was taken out of the log")
+			}
+			rep := verify(t, p)
+			if rep.OK() || rep.Faults[0].Line != tc.fault || rep.Faults[0].Reason != audit.ReasonUnreadable || len(rep.Torn) != tc.torn {
+				t.Fatalf("%v, torn %v", rep.Faults, rep.Torn)
+			}
+			side, err := os.ReadFile(filepath.Join(filepath.Dir(p), rep.Torn[0]))
+			if err != nil || !bytes.Equal(side, bad[last:]) {
+				t.Errorf("set aside %q, want %q (%v)", side, bad[last:], err)
+			}
+			told := 0
+			for r, err := range audit.Query(t.Context(), p, audit.Filter{Kind: "admin"}) {
+				if err == nil && r.Action == "audit.unreadable_lines" {
+					told++
+				}
+			}
+			if told != 1 {
+				t.Errorf("the log tells %d times of unreadable lines", told)
+			}
+		})
+	}
+}
+
+// With neither a readable record nor a head there is nothing to go on from.
+func TestNothingToGoOnFrom(t *testing.T) {
+	p := path(t)
+	fillLog(t, p, 3, 0)
+	data, err := os.ReadFile(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n"))
+	if err := errors.Join(os.WriteFile(p, bad, 0o600), os.Remove(p+".head")); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := audit.Open(audit.Config{Path: p}, nil, quiet()); err == nil {
+		_ = l.Close()
+		t.Error("opened")
+	}
+	if now, err := os.ReadFile(p); err != nil || !bytes.Equal(now, bad) {
+		t.Errorf("the log was changed (%v)", err)
+	}
+}
+
+// fillBatch writes n records without waiting for the disk after each.
+func fillBatch(t *testing.T, p string, n int) {
+	t.Helper()
+	l := open(t, audit.Config{Path: p})
+	h := stage(t, l).Stage(answer(atlas.Result{}, nil))
+	for range n {
+		if _, err := h(t.Context(), alice("read")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
