@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"bufio"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -15,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -400,6 +402,46 @@ func TestMiddleware(t *testing.T) {
 		if tt.status != 200 && (json.Unmarshal(w.Body.Bytes(), &f) != nil || f.Category != atlas.PermissionDenied || f.RequestID == "") {
 			t.Errorf("%s: body is no failure: %s", tt.name, w.Body)
 		}
+	}
+}
+
+// A stranger is refused at once, however slowly he sends what nobody wants to read.
+func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
+	srv := httptest.NewServer(newVerifier(t, nil).Middleware(http.NotFoundHandler()))
+	defer srv.Close()
+	for _, length := range []string{"Content-Length: 10", "Transfer-Encoding: chunked"} {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", srv.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil { // rather than hang
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, "POST /mcp HTTP/1.1\r\nHost: x\r\n"+length+"\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Errorf("%s: no answer: %v", length, err)
+		} else if resp.StatusCode != http.StatusUnauthorized || !resp.Close {
+			t.Errorf("%s: %d, close %v", length, resp.StatusCode, resp.Close)
+		}
+		if resp != nil {
+			_ = resp.Body.Close()
+		}
+		_ = conn.Close()
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusUnauthorized || resp.Close {
+		t.Errorf("without a body: %d, close %v", resp.StatusCode, resp.Close)
 	}
 }
 

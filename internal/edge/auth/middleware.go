@@ -17,6 +17,10 @@ func (v *Verifier) Middleware(next http.Handler) http.Handler {
 		p, err := v.fromRequest(r)
 		if err != nil {
 			e := atlas.ErrorOf(err)
+			if r.ContentLength != 0 && r.ProtoMajor == 1 {
+				// Else net/http reads the body before it answers, as slowly as a stranger likes to send it.
+				w.Header().Set("Connection", "close")
+			}
 			if r.Context().Err() == nil {
 				v.log.DebugContext(r.Context(), "token refused", "code", e.Code, "err", err)
 			}

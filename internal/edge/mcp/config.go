@@ -19,10 +19,14 @@ type Config struct {
 	Instructions   string   `yaml:"instructions"`    // for the model; default a short text about Atlas
 	Metrics        string   `yaml:"metrics"`         // who may read /metrics: loopback (default), public or none
 
+	// Open subscriptions. Each costs about 100 kB, and a caller's bound alone does not bound many callers.
+	MaxStreams       int `yaml:"max_streams"`        // of one caller; default 8
+	MaxStreamsTenant int `yaml:"max_streams_tenant"` // of all callers of one home tenant; default 250
+	MaxStreamsTotal  int `yaml:"max_streams_total"`  // default 1000
+
 	MaxBody      int64         `yaml:"max_body"`      // bytes of a request; default 1 MiB
 	PageSize     int           `yaml:"page_size"`     // tools on one page of tools/list; default 1000
 	ListTTL      time.Duration `yaml:"list_ttl"`      // how long a client may keep a list; default 10s
-	MaxStreams   int           `yaml:"max_streams"`   // open subscriptions per caller; default 8
 	ReadTimeout  time.Duration `yaml:"read_timeout"`  // for a whole request; default 30s
 	WriteTimeout time.Duration `yaml:"write_timeout"` // for an answer that is no stream; default 30s
 	IdleTimeout  time.Duration `yaml:"idle_timeout"`  // between two requests of a connection; default 2m
@@ -68,8 +72,12 @@ func (c Config) Validate() error {
 	if c.PageSize < 0 || c.PageSize > 10_000 {
 		add("page_size: must be between 1 and 10000")
 	}
-	if c.MaxStreams < 0 {
-		add("max_streams: must not be negative")
+	for name, n := range map[string]int{
+		"max_streams": c.MaxStreams, "max_streams_tenant": c.MaxStreamsTenant, "max_streams_total": c.MaxStreamsTotal,
+	} {
+		if n < 0 {
+			add("%s: must not be negative", name)
+		}
 	}
 	for name, d := range map[string]time.Duration{
 		"list_ttl": c.ListTTL, "read_timeout": c.ReadTimeout, "write_timeout": c.WriteTimeout,
@@ -95,6 +103,8 @@ func (c Config) withDefaults() Config {
 	c.PageSize = cmp.Or(c.PageSize, 1000)
 	c.ListTTL = cmp.Or(c.ListTTL, 10*time.Second)
 	c.MaxStreams = cmp.Or(c.MaxStreams, 8)
+	c.MaxStreamsTenant = cmp.Or(c.MaxStreamsTenant, 250)
+	c.MaxStreamsTotal = cmp.Or(c.MaxStreamsTotal, 1000)
 	c.ReadTimeout = cmp.Or(c.ReadTimeout, 30*time.Second)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, 30*time.Second)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, 2*time.Minute)

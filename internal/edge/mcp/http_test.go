@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -265,8 +266,8 @@ func TestReadinessNamesWhatFails(t *testing.T) {
 }
 
 func TestConfigMistakesAreAllNamed(t *testing.T) {
-	err := mcp.Config{PublicURL: "ftp://x/", AllowedHosts: []string{"a:1"}, AllowedOrigins: []string{"*"}, Metrics: "all", MaxBody: -1, PageSize: -1, MaxStreams: -1, DrainTimeout: -1}.Validate()
-	for _, key := range []string{"public_url", "allowed_hosts[0]", "allowed_origins[0]", "metrics", "max_body", "page_size", "max_streams", "drain_timeout"} {
+	err := mcp.Config{PublicURL: "ftp://x/", AllowedHosts: []string{"a:1"}, AllowedOrigins: []string{"*"}, Metrics: "all", MaxBody: -1, PageSize: -1, MaxStreams: -1, MaxStreamsTenant: -1, MaxStreamsTotal: -1, DrainTimeout: -1}.Validate()
+	for _, key := range []string{"public_url", "allowed_hosts[0]", "allowed_origins[0]", "metrics", "max_body", "page_size", "max_streams:", "max_streams_tenant", "max_streams_total", "drain_timeout"} {
 		if err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("%q is not in: %v", key, err)
 		}
@@ -365,28 +366,76 @@ func TestStopCutsOffWhatDoesNotFinish(t *testing.T) {
 	wg.Wait()
 }
 
+// listen opens a subscription, which ends with ctx.
+func (h *house) listen(ctx context.Context, t *testing.T, tok string) *http.Response {
+	t.Helper()
+	req, _ := http.NewRequestWithContext(ctx, http.MethodPost, h.URL+"/mcp", strings.NewReader(message(modern, "subscriptions/listen", `"notifications":{"toolsListChanged":true}`, "")))
+	req.Header = http.Header{
+		"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}, "Mcp-Protocol-Version": {modern},
+		"Mcp-Method": {"subscriptions/listen"}, "Authorization": {"Bearer " + tok},
+	}
+	resp, err := h.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+// first reads what a stream says first.
+func first(resp *http.Response) string {
+	buf := make([]byte, 4096)
+	n, _ := resp.Body.Read(buf)
+	return string(buf[:n])
+}
+
+// Many callers with a stream each are bounded too, first those of one tenant, then all; and what the
+// refused one reads does not tell which bound it was.
+func TestSubscriptionsOfManyCallersAreBounded(t *testing.T) {
+	h := newHouse(t, options{cfg: mcp.Config{MaxStreamsTenant: 2, MaxStreamsTotal: 3}})
+	var closers []func()
+	subscribe := func(tenant atlas.TenantID, subject string) string {
+		ctx, cancel := context.WithCancel(t.Context())
+		resp := h.listen(ctx, t, h.token(t, issuer.Claims{Tenant: tenant, Subject: subject}))
+		closers = append(closers, func() { cancel(); _ = resp.Body.Close() })
+		return first(resp)
+	}
+	defer func() {
+		for _, c := range closers {
+			c()
+		}
+	}()
+	for _, tt := range []struct {
+		tenant        atlas.TenantID
+		subject, want string
+	}{
+		{"acme", "a", "acknowledged"},
+		{"acme", "b", "acknowledged"},
+		{"acme", "c", "rate_limited"},
+		{"globex", "a", "acknowledged"},
+	} {
+		if got := subscribe(tt.tenant, tt.subject); !strings.Contains(got, tt.want) {
+			t.Fatalf("%v: %s", tt, got)
+		}
+	}
+	ids := regexp.MustCompile(`req_\w+`)
+	byTenant, byTotal := ids.ReplaceAllString(subscribe("acme", "d"), ""), ids.ReplaceAllString(subscribe("globex", "b"), "")
+	if !strings.Contains(byTotal, "rate_limited") || byTenant != byTotal {
+		t.Errorf("at the bound of a tenant: %s\nat the bound of all: %s", byTenant, byTotal)
+	}
+	closers[0]()
+	eventually(t, "the place is free again", func() bool { return strings.Contains(subscribe("acme", "e"), "acknowledged") })
+	if got := subscribe("globex", "c"); !strings.Contains(got, "rate_limited") {
+		t.Errorf("a place was given away twice: %s", got)
+	}
+}
+
 func TestSubscriptionsAreBounded(t *testing.T) {
 	h := newHouse(t, options{cfg: mcp.Config{MaxStreams: 1}})
-	listen := func(tok string, ctx context.Context) *http.Response {
-		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, h.URL+"/mcp", strings.NewReader(message(modern, "subscriptions/listen", `"notifications":{"toolsListChanged":true}`, "")))
-		req.Header = http.Header{
-			"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}, "Mcp-Protocol-Version": {modern},
-			"Mcp-Method": {"subscriptions/listen"}, "Authorization": {"Bearer " + tok},
-		}
-		resp, err := h.Client().Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp
-	}
-	read := func(resp *http.Response) string {
-		buf := make([]byte, 4096)
-		n, _ := resp.Body.Read(buf)
-		return string(buf[:n])
-	}
+	listen := func(tok string, ctx context.Context) *http.Response { return h.listen(ctx, t, tok) }
+	read := first
 	ctx, cancel := context.WithCancel(t.Context())
-	first := listen(h.token(t, issuer.Claims{}), ctx)
-	if got := read(first); !strings.Contains(got, "acknowledged") {
+	opened := listen(h.token(t, issuer.Claims{}), ctx)
+	if got := read(opened); !strings.Contains(got, "acknowledged") {
 		t.Fatal(got)
 	}
 	second := listen(h.token(t, issuer.Claims{}), t.Context())
@@ -402,7 +451,7 @@ func TestSubscriptionsAreBounded(t *testing.T) {
 	stopOther()
 	_ = third.Body.Close()
 	cancel()
-	_ = first.Body.Close()
+	_ = opened.Body.Close()
 	eventually(t, "the place is free again", func() bool {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()

@@ -76,7 +76,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{cfg: cfg.withDefaults(), deps: deps, live: make(map[*sdk.Server]bool)}
 	s.calls.running = make(map[callKey]map[*inflightCall]struct{})
-	s.streams.open = make(map[string]int)
+	s.streams.user, s.streams.tenant = make(map[string]int), make(map[atlas.TenantID]int)
 	s.ready.checks = deps.Checks
 	s.draining, s.stopDrain = context.WithCancel(context.Background())
 	s.refreshListing()
@@ -188,10 +188,11 @@ func (s *Server) initialize(ctx context.Context, method string, req sdk.Request,
 
 // listen lets a subscription live until the client ends it, its token expires or the server stops.
 func (s *Server) listen(ctx context.Context, id *identity, method string, req sdk.Request, next sdk.MethodHandler) (sdk.Result, error) {
-	if !s.streams.enter(id.user, s.cfg.MaxStreams) {
-		return nil, rpcFailure(atlas.Errorf(atlas.CodeRateLimited, nil, "too many subscriptions are open; close one"), edge.NewRequestID())
+	if !s.streams.enter(id, &s.cfg) {
+		// One text for all three bounds: which one it was would tell of the others' subscriptions.
+		return nil, rpcFailure(atlas.Errorf(atlas.CodeRateLimited, nil, "too many subscriptions are open; close one, or try again later"), edge.NewRequestID())
 	}
-	defer s.streams.leave(id.user)
+	defer s.streams.leave(id)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if exp := id.caller.Principal.Expiry; !exp.IsZero() {
@@ -203,27 +204,40 @@ func (s *Server) listen(ctx context.Context, id *identity, method string, req sd
 	return next(ctx, method, req)
 }
 
-// streams counts the open subscriptions of each caller.
+// streams counts the open subscriptions: of each caller, of each tenant, and of all.
 type streams struct {
-	mu   sync.Mutex
-	open map[string]int
+	mu     sync.Mutex
+	user   map[string]int
+	tenant map[atlas.TenantID]int
+	total  int
 }
 
-func (s *streams) enter(user string, limit int) bool {
+// enter takes a place if caller, tenant and server have one left. The tenant is the caller's own, not
+// the one acted for: who may act for others must not use up their places, nor multiply his own.
+func (s *streams) enter(id *identity, cfg *Config) bool {
+	tenant := id.caller.Principal.Tenant
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[user] >= limit {
+	if s.user[id.user] >= cfg.MaxStreams || s.tenant[tenant] >= cfg.MaxStreamsTenant || s.total >= cfg.MaxStreamsTotal {
 		return false
 	}
-	s.open[user]++
+	s.user[id.user]++
+	s.tenant[tenant]++
+	s.total++
 	return true
 }
 
-func (s *streams) leave(user string) {
+func (s *streams) leave(id *identity) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[user]--; s.open[user] <= 0 {
-		delete(s.open, user)
+	release(s.user, id.user)
+	release(s.tenant, id.caller.Principal.Tenant)
+	s.total--
+}
+
+func release[K comparable](counts map[K]int, key K) {
+	if counts[key]--; counts[key] <= 0 {
+		delete(counts, key)
 	}
 }
 
