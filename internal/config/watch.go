@@ -217,7 +217,7 @@ func (w *watch) hold() (failed map[string]error) {
 		}
 	}
 	for _, file := range w.files {
-		if dir, err := filepath.EvalSymlinks(filepath.Dir(file)); err == nil {
+		if dir := wanted(want, failed, filepath.Dir(file)); dir != "" {
 			w.names[filepath.Join(dir, filepath.Base(file))] = true
 		}
 		if target, err := filepath.EvalSymlinks(file); err == nil {
