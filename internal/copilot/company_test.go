@@ -246,6 +246,17 @@ func acme() *company {
 	}
 }
 
+// stocked is acme with the items of its orders.
+func stocked() *company {
+	c := acme()
+	c.items = []row{
+		{"id": "o_9001_a", "order_id": "o_9001", "sku": "SKU-LAMP-1", "title": "Reading lamp", "quantity": 1, "unit_cents": 12900},
+		{"id": "o_9002_a", "order_id": "o_9002", "sku": "SKU-KETTLE-1", "title": "Kettle", "quantity": 1, "unit_cents": 3900},
+		{"id": "o_9002_b", "order_id": "o_9002", "sku": "SKU-FILTER-2", "title": "Paper filters", "quantity": 2, "unit_cents": 500},
+	}
+	return c
+}
+
 func globex() *company {
 	return &company{
 		customers: []row{{"id": "CUST-2001", "name": "Cho Nakamura", "email": "cho@example.com", "tier": "gold", "created_at": "2022-10-08"}},

@@ -75,7 +75,7 @@ func TestOfflineQuestions(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.question, func(t *testing.T) {
 			t.Parallel()
-			tools := map[string]*company{"acme": acme(), "globex": globex()}[c.tenant]
+			tools := map[string]*company{"acme": stocked(), "globex": globex()}[c.tenant]
 			got, err := newCopilot(t, tools, offline.New(), nil).Run(t.Context(), copilot.Request{Question: c.question})
 			if err != nil {
 				t.Fatalf("line %d: %v", c.line, err)

@@ -213,6 +213,7 @@ var related = [][]string{
 	stems("policy rule terms"),
 	stems("damage damaged broken defective"),
 	stems("hour hours opening"),
+	stems("contain contains contained contents include includes"),
 }
 
 // stop holds function words and the verbs that questions are built with.

@@ -107,6 +107,11 @@ func (e *evidence) answer(p part) []string {
 			return nil // asked about something that the evidence does not know
 		}
 	}
+	if p.ask == askContents {
+		if out := e.contents(p); out != nil {
+			return out
+		}
+	}
 	if kind := e.kindNamed(p); kind != "" && len(p.ids) > 0 && p.ask != askWhy {
 		p.noun = kind
 		if p.ask != askHowMany {
@@ -132,6 +137,9 @@ func (e *evidence) answer(p part) []string {
 		if out := e.when(p); out != nil {
 			return out
 		}
+		if out := e.arrival(p); out != nil {
+			return out
+		}
 		return e.text(p)
 	case askHowMuch:
 		if out := e.amount(p); out != nil {
@@ -143,7 +151,7 @@ func (e *evidence) answer(p part) []string {
 			return out
 		}
 		return e.text(p)
-	case askHowLong, askGeneral:
+	case askHowLong, askGeneral, askContents:
 	}
 	return e.text(p)
 }

@@ -37,7 +37,7 @@ func (*Model) Plan(_ context.Context, req copilot.PlanRequest) ([]copilot.Need, 
 func (p part) describe() string {
 	what := map[ask]string{
 		askGeneral: "what the documents say about", askWhy: "the reason for", askHowLong: "how long it takes:", askWhen: "the date of",
-		askHowMuch: "the amount of", askHowMany: "the number of", askList: "the list of", askWho: "who:", askStatus: "the status of", askAttribute: "",
+		askHowMuch: "the amount of", askHowMany: "the number of", askList: "the list of", askWho: "who:", askStatus: "the status of", askAttribute: "", askContents: "the items of",
 	}[p.ask]
 	return strings.Join(strings.Fields(what+" "+strings.Join(p.words, " ")+" "+p.noun+" "+strings.Join(p.ids, " ")), " ")
 }

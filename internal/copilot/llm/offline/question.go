@@ -23,6 +23,7 @@ const (
 	askWho
 	askStatus
 	askAttribute
+	askContents
 )
 
 // part is one question of those that a text may hold.
@@ -60,21 +61,29 @@ var (
 	reYes  = regexp.MustCompile(`(?i)^\W*(?:and\s+|but\s+|so\s+)?(?:is|are|was|were|has|have|had|did|does|do)\b`)
 	// "What did CUST-1 order?" asks for orders, though no noun says so.
 	reBought = regexp.MustCompile(`(?i)\bwhat\b.*\b(?:did|does|has|have)\b.*\b(?:order(?:ed)?|buy|bought|purchased?)\W*$`)
-	reBack   = regexp.MustCompile(`(?i)\b(?:it|its|it's|that|this|they|them|their|these|those|he|she|his|her|him)\b|\bthe (?:order|customer|ticket|refund)\b`)
+	// What an order holds: "what is in o_1?", "which items did o_1 contain?"
+	reContents = regexp.MustCompile(`(?i)\bwhat(?:'s|\s+is|\s+was|\s+are|\s+were)\s+(?:there\s+|inside\s+)?in\b|\b(?:what|which)\b.*\b(?:items?|products?|things|goods)\b|\b(?:list|show)\b.*\bitems\b|\bwhat\b.*\b(?:contain(?:s|ed)?|include[sd]?)\W*$|\bcontents of\b`)
+	reTier     = regexp.MustCompile(`(?i)\b(\pL+)\s+(tier|level|plan|status|members?|membership)\b`)
+	reHowTo    = regexp.MustCompile(`(?i)\bhow\s+(?:do|does|can|could|should|to)\b`)
+	reGives    = regexp.MustCompile(`(?i)\b(?:gets?|gives?|receives?|offers?|brings?|benefits?|advantages?|perks?|entitled)\b`)
+	reArrival  = regexp.MustCompile(`(?i)\bwhen\s+(?:will|does|do|is|are|can|should)\b.*\b(?:arriv(?:e|es|ing)|deliver(?:ed|y)?|come|comes|coming|here|get|gets|receive)\b`)
+	reNoParcel = regexp.MustCompile(`(?i)\b(?:refunds?|money|returns?|answer|reply|invoice|label)\b`)
+	reBack     = regexp.MustCompile(`(?i)\b(?:it|its|it's|that|this|they|them|their|these|those|he|she|his|her|him)\b|\bthe (?:order|customer|ticket|refund)\b`)
 )
 
 var reHead = regexp.MustCompile(`(?i)\bwhat(?:'s|\s+is|\s+are|\s+was|\s+were)\s+(?:the\s+|an?\s+)?(.+?)\s+(?:of|for|in|with)\s`)
 
 // typeWords are what a question's form already says; they are not its content.
 var typeWords = map[ask]map[string]bool{
-	askHowLong: stems("day days hour hours week weeks month months business working time times long soon fast quick quickly deadline frame timeframe"),
-	askWhen:    stems("date day when"),
-	askHowMuch: stems("cost costs price total amount value worth fee much money"),
-	askHowMany: stems("many number count list sources"),
-	askWhy:     stems("reason reasons cause caused causes explain explanation holding happened"),
-	askWho:     stems("who person owner"),
-	askStatus:  stems("status state progress update where about"),
-	askList:    stems("list show which all latest newest last recent first oldest open"),
+	askHowLong:  stems("day days hour hours week weeks month months business working time times long soon fast quick quickly deadline frame timeframe"),
+	askWhen:     stems("date day when"),
+	askHowMuch:  stems("cost costs price total amount value worth fee much money"),
+	askHowMany:  stems("many number count list sources"),
+	askWhy:      stems("reason reasons cause caused causes explain explanation holding happened"),
+	askWho:      stems("who person owner"),
+	askStatus:   stems("status state progress update where about"),
+	askContents: stems("contain contains contained content contents include included item items product products thing things goods inside part bought buy list show"),
+	askList:     stems("list show which all latest newest last recent first oldest open"),
 }
 
 func stems(words string) map[string]bool {
@@ -146,6 +155,9 @@ func parts(question string, ids []string) []part {
 				}
 			}
 		}
+		if asksContents(p) {
+			p.ask = askContents
+		}
 		if reBought.MatchString(t) && len(p.ids) > 0 {
 			p.ask, p.noun = askList, fact.Order
 		}
@@ -153,6 +165,10 @@ func parts(question string, ids []string) []part {
 			if !typeWords[p.ask][f] {
 				p.focus = append(p.focus, f)
 			}
+		}
+		// In "gold tier" the name says all: a text may as well speak of gold customers.
+		if m := reTier.FindStringSubmatch(t); m != nil && len(p.ids) == 0 && slices.Contains(p.focus, fact.Stem(m[1])) {
+			p.focus = slices.DeleteFunc(p.focus, func(f string) bool { return f == fact.Stem(m[2]) })
 		}
 		if m := reHead.FindStringSubmatch(t); m != nil {
 			for _, f := range fact.Terms(m[1]) {
@@ -171,6 +187,19 @@ func parts(question string, ids []string) []part {
 		}
 	}
 	return out
+}
+
+// asksContents reports whether the question is what an order holds, and no more than that: "which
+// item of o_1 is broken?" is another one.
+func asksContents(p part) bool {
+	switch p.ask {
+	case askGeneral, askAttribute, askList, askStatus:
+	default:
+		return false
+	}
+	return reContents.MatchString(p.text) && !reStatus.MatchString(p.text) &&
+		slices.ContainsFunc(p.ids, func(id string) bool { kind, _, _ := fact.KindOfID(id); return kind == fact.Order }) &&
+		!slices.ContainsFunc(copilot.Focus(p.text), func(f string) bool { return !typeWords[askContents][f] })
 }
 
 func noun(w string) string {

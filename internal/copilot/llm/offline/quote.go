@@ -42,9 +42,16 @@ func (e *evidence) rate(p part, eligible func(copilot.Source) bool) []quote {
 		for _, t := range fact.Terms(s.Title) {
 			titleTerms[t] = true
 		}
+		howTo := p.ask == askGeneral && s.Kind == fact.Document && reHowTo.MatchString(p.text) && titled(s, p)
 		for j, text := range s.Text {
 			if strings.HasSuffix(text, "?") {
 				continue // a question tells nothing
+			}
+			if s.Title != "" && strings.TrimRight(text, ".! ") == s.Title {
+				continue // nor does the heading
+			}
+			if asks(s, text) && !slices.Contains(p.ids, s.ID) {
+				continue // nor does a customer's wish, unless that is what the question is about
 			}
 			q := quote{source: i, sentence: j, text: text, reason: reReason.MatchString(text)}
 			terms := map[string]bool{}
@@ -71,6 +78,12 @@ func (e *evidence) rate(p part, eligible func(copilot.Source) bool) []quote {
 			}
 			if own == 0 {
 				q.score *= 0.5
+			}
+			if hit > 0 && howTo {
+				q.score += 2 // the instructions themselves, before texts that mention the matter
+			}
+			if own > 0 && p.ask == askGeneral && reGives.MatchString(p.text) && reGives.MatchString(text) {
+				q.score++
 			}
 			if p.ask == askWhy && q.reason {
 				q.score++

@@ -238,6 +238,13 @@ func (c *chooser) next(ps []part) {
 				}
 				continue
 			}
+			if p.ask == askWhen && reArrival.MatchString(p.text) && !reNoParcel.MatchString(p.text) {
+				for _, s := range c.req.Sources {
+					if m := methodOf(s); m != "" && belongs(s, id) {
+						c.byWords(m, none)
+					}
+				}
+			}
 			if p.ask == askWhy || p.ask == askWho || p.ask == askWhen || p.ask == askGeneral || p.ask == askAttribute {
 				for _, s := range c.req.Sources {
 					if s.ID == id && s.Kind != fact.Customer && len(s.Owners) == 1 {
