@@ -37,6 +37,8 @@ func (s *Server) guard(next http.Handler) http.Handler {
 				}
 			}
 		}()
+		// Before any refusal: net/http reads what is left of the body of a refused request too.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.ReadTimeout)) // not all writers can
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
@@ -44,11 +46,13 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 
 		if !hostAllowed(r, hosts, s.cfg.AllowedHosts != nil) {
+			leaveBody(w, r)
 			edge.WriteFailureStatus(w, atlas.Errorf(atlas.CodeHostNotAllowed, nil, "the Host header does not name this server"), http.StatusForbidden)
 			return
 		}
 		if origin := r.Header.Values("Origin"); len(origin) > 0 && !public(r) {
 			if len(origin) > 1 || !slices.Contains(origins, origin[0]) {
+				leaveBody(w, r)
 				edge.WriteFailureStatus(w, atlas.Errorf(atlas.CodeHostNotAllowed, nil, "requests from this web origin are not accepted"), http.StatusForbidden)
 				return
 			}
@@ -68,9 +72,15 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.ReadTimeout)) // not all writers can
 		next.ServeHTTP(w, r)
 	})
+}
+
+// leaveBody has net/http answer before it reads what is left of the body, if there is one.
+func leaveBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 && r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 func refuseSize(w http.ResponseWriter, limit int64) {

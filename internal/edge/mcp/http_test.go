@@ -265,6 +265,29 @@ func TestReadinessNamesWhatFails(t *testing.T) {
 	}
 }
 
+// A request that is refused for its host or its origin is answered at once, and its connection does not
+// wait for the body any longer than another's.
+func TestForeignRequestCannotHoldAConnection(t *testing.T) {
+	h := newHouse(t, options{cfg: mcp.Config{ReadTimeout: 50 * time.Millisecond}})
+	for _, head := range []string{"Host: evil.example", "Host: localhost\r\nOrigin: https://evil.example"} {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", h.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil { // rather than hang
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, "POST /mcp HTTP/1.1\r\n"+head+"\r\nContent-Length: 10\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 403") || !strings.Contains(string(got), "Connection: close") {
+			t.Errorf("%q: %v, %s", head, err, got)
+		}
+		_ = conn.Close()
+	}
+}
+
 func TestConfigMistakesAreAllNamed(t *testing.T) {
 	err := mcp.Config{PublicURL: "ftp://x/", AllowedHosts: []string{"a:1"}, AllowedOrigins: []string{"*"}, Metrics: "all", MaxBody: -1, PageSize: -1, MaxStreams: -1, MaxStreamsTenant: -1, MaxStreamsTotal: -1, DrainTimeout: -1}.Validate()
 	for _, key := range []string{"public_url", "allowed_hosts[0]", "allowed_origins[0]", "metrics", "max_body", "page_size", "max_streams:", "max_streams_tenant", "max_streams_total", "drain_timeout"} {
