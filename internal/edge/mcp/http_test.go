@@ -418,7 +418,7 @@ func TestSubscriptionsOfManyCallersAreBounded(t *testing.T) {
 	var closers []func()
 	subscribe := func(tenant atlas.TenantID, subject string) string {
 		ctx, cancel := context.WithCancel(t.Context())
-		resp := h.listen(ctx, t, h.token(t, issuer.Claims{Tenant: tenant, Subject: subject}))
+		resp := h.listen(ctx, t, h.token(t, issuer.Claims{Tenant: tenant, Subject: subject})) //nolint:bodyclose // by closers
 		closers = append(closers, func() { cancel(); _ = resp.Body.Close() })
 		return first(resp)
 	}

@@ -243,12 +243,13 @@ func (e *evidence) say(chosen []quote) []string {
 		return cmp.Or(cmp.Compare(slices.Index(order, a.source), slices.Index(order, b.source)), cmp.Compare(a.sentence, b.sentence))
 	})
 	var out []string
-	for i, q := range chosen {
+	before := -1 // the source of the sentence before
+	for _, q := range chosen {
 		s := e.sources[q.source]
 		text := strings.TrimRight(q.text, ".!? ")
 		head := ""
 		switch {
-		case i > 0 && chosen[i-1].source == q.source && s.Trust == atlas.ReadsUntrusted:
+		case before == q.source && s.Trust == atlas.ReadsUntrusted:
 			head = fmt.Sprintf("%s %s also says: ", title(s.Kind), s.ID)
 		case s.Trust == atlas.ReadsUntrusted:
 			head = fmt.Sprintf("%s %s says: ", title(s.Kind), s.ID)
@@ -258,6 +259,7 @@ func (e *evidence) say(chosen []quote) []string {
 		case s.Title != "" && !strings.HasPrefix(text, s.Title):
 			head = s.Title + ": "
 		}
+		before = q.source
 		out = append(out, fmt.Sprintf("%s%s [%s].", head, text, s.Anchor))
 	}
 	return out

@@ -211,6 +211,7 @@ func wantsText(p part) bool {
 		return true
 	case askWhen, askHowMuch, askWho, askAttribute, askStatus, askList, askHowMany:
 		return len(p.ids) == 0
+	case askContents:
 	}
 	return false
 }
