@@ -161,9 +161,12 @@ func TestRetryBudget(t *testing.T) {
 			t.Fatal(err)
 		}
 		runs = 0
-		_, _ = again.Stage(next)(t.Context(), atlas.Call{Tool: read})
-		if runs != 1 {
-			t.Errorf("after a reload: %d runs on an empty budget", runs)
+		const more = 8 // they put in less than one token, beside what was left and what the delays trickle
+		for range more {
+			_, _ = again.Stage(next)(t.Context(), atlas.Call{Tool: read})
+		}
+		if runs > more+2 {
+			t.Errorf("after a reload: %d retries of %d calls on an empty budget; a new one would allow all", runs-more, more)
 		}
 		runs = 0
 		_, _ = again.Stage(next)(t.Context(), atlas.Call{Tool: &atlas.Tool{Source: "other", ReadOnly: true}})
