@@ -80,7 +80,7 @@ build: bin/atlas bin/atlas-copilot ## build the commands into bin/
 .PHONY: bin/atlas bin/atlas-copilot
 bin/atlas bin/atlas-copilot: bin/%:
 	@test -x $@ || echo 'building $@ (the first time fetches and compiles the libraries; about a minute or two)'
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+	@CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
 
 .PHONY: setup
 setup: ## use the repository's git hooks
