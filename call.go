@@ -70,8 +70,8 @@ type Call struct {
 	Facts  Facts    // what was found out about the arguments; set by the policy stage
 	Page   PageSpec // which page of the result is wanted; set by the guard stage
 
-	// Fault is a fault that the edge found in the request. The validation stage refuses the call
-	// with it, so that the refusal is recorded like any other; the tool does not run.
+	// Fault is a fault that the edge found in the request. The validation stage refuses the call (the
+	// registry stage, a list) with it, so that the refusal is recorded like any other; nothing runs.
 	Fault error
 
 	Received time.Time // when the edge received the call

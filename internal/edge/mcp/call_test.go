@@ -366,6 +366,11 @@ func TestBadMetaIsRecorded(t *testing.T) {
 		t.Errorf("unknown: %s\nhidden:  %s", unknown, hidden)
 	}
 	h.post(t, modern, tok, message(modern, "tools/call", `"name":"echo"`, ""), nil)
+	for _, list := range []string{message(modern, "tools/list", "", bad), message(modern, "tools/list", `"cursor":"%%"`, "")} {
+		if _, _, body := h.post(t, modern, tok, list, nil); !strings.Contains(body, `-32602`) || strings.Contains(body, `"tools"`) {
+			t.Errorf("bad list: %s", body)
+		}
+	}
 	if ran != 1 {
 		t.Errorf("%d runs, want the one good call's", ran)
 	}
@@ -388,6 +393,7 @@ func TestBadMetaIsRecorded(t *testing.T) {
 	want := []string{
 		"call ann echo error invalid_arguments", "call ann never error tool_not_found",
 		"call ann secret error tool_not_found", "call ann echo ok ",
+		"list ann  error invalid_arguments", "list ann  error invalid_cursor",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("audit log (-want +got):\n%s", diff)

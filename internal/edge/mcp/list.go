@@ -35,23 +35,29 @@ func (s *Server) refreshListing() {
 
 // listTools answers tools/list with what the pipeline says this caller may use.
 func (s *Server) listTools(ctx context.Context, id *identity, req *sdk.ListToolsRequest) (sdk.Result, error) {
-	after := ""
-	if req.Params != nil && req.Params.Cursor != "" {
-		name, err := base64.RawURLEncoding.DecodeString(req.Params.Cursor)
-		if err != nil || len(name) == 0 || len(name) > maxName {
-			return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "Invalid cursor"}
-		}
-		after = string(name)
-	}
 	call := id.call(atlas.OpList)
+	after := ""
+	var invalid *jsonrpc.Error // what the edge itself finds wrong; the pipeline refuses it and records that
 	if req.Params != nil {
+		if req.Params.Cursor != "" {
+			name, err := base64.RawURLEncoding.DecodeString(req.Params.Cursor)
+			if err != nil || len(name) == 0 || len(name) > maxName {
+				invalid = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "Invalid cursor"}
+				call.Fault = atlas.Errorf(atlas.CodeInvalidCursor, nil, "")
+			}
+			after = string(name)
+		}
 		if err := readMeta(req.Params.Meta, &call); err != nil {
-			return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: err.Hint}
+			invalid = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: err.Hint}
+			call.Fault = err
 		}
 	}
 	ctx, cancel := id.bind(ctx)
 	defer cancel()
 	res, err := s.deps.Handler(ctx, call)
+	if invalid != nil {
+		return nil, invalid
+	}
 	if err != nil {
 		return nil, rpcFailure(atlas.ErrorOf(err), call.ID)
 	}

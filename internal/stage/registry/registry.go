@@ -164,6 +164,9 @@ func (r *Registry) Stage(next atlas.Handler) atlas.Handler {
 	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
 		v := r.view(call.Principal, call.Tenant)
 		if call.Op == atlas.OpList {
+			if call.Fault != nil {
+				return atlas.Result{}, call.Fault
+			}
 			return atlas.Result{Tools: v.tools}, nil
 		}
 		t, ok := v.byName[call.Name]
