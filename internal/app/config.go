@@ -145,12 +145,6 @@ func loadConfig(o Options, files Files) (Config, error) {
 	if err != nil {
 		return cfg, &ConfigError{fmt.Errorf("%s: %w", name, err)}
 	}
-	if empty, err := config.Empty(name, data); err != nil || empty {
-		if err == nil {
-			err = fmt.Errorf("%s: says nothing; a file that is being written, or one of comments only, is no configuration", name)
-		}
-		return cfg, &ConfigError{err}
-	}
 	resolver := config.Resolver{Env: o.Env, File: func(path string) ([]byte, error) { return config.ReadFile(files.path(path)) }}
 	if err := config.Decode(name, data, resolver, &cfg); err != nil {
 		return cfg, &ConfigError{err}

@@ -36,12 +36,11 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 
 // ListenLoopback opens a listener on a free port of this machine.
 func ListenLoopback(ctx context.Context) (net.Listener, error) {
-	var lc net.ListenConfig
-	return lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	return Listen(ctx, "127.0.0.1:0")
 }
 
-// BaseURL returns how clients reach the listener: the configured public URL.
-func (a *App) BaseURL(net.Listener) string { return strings.TrimSuffix(a.cfg.HTTP.PublicURL, "/") }
+// BaseURL returns how clients reach the server: the public URL, without path.
+func (a *App) BaseURL() string { return strings.TrimSuffix(a.cfg.HTTP.PublicURL, "/") }
 
 // Serve serves HTTP until ctx ends, with what runs beside it: key refresh, clean-up of state, and
 // the watch on the configuration's files.
@@ -78,17 +77,20 @@ func (nopWriteCloser) Close() error { return nil }
 func (a *App) background(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return unlessDone(ctx, a.verifier.Run(ctx)) })
 	group.Go(func() error { return unlessDone(ctx, a.state.Run(ctx)) })
-	if g := a.current.use(); g != nil && !a.files.Embedded() {
-		watched := append(slices.Clone(g.watched), a.files.path(a.files.main))
-		g.lease.leave()
-		group.Go(func() error {
-			return config.Watch(ctx, watched, a.log, func() {
-				_ = a.Reload(ctx) // logged and audited there; the old one keeps serving
-			})
-		})
-	} else if g != nil {
-		g.lease.leave()
+	g := a.current.use()
+	if g == nil {
+		return // closed
 	}
+	defer g.lease.leave()
+	if a.files.Embedded() {
+		return // cannot change
+	}
+	watched := append(slices.Clone(g.watched), a.files.path(a.files.main))
+	group.Go(func() error {
+		return config.Watch(ctx, watched, a.log, func() {
+			_ = a.Reload(ctx) // logged and audited there; the old one keeps serving
+		})
+	})
 }
 
 // unlessDone drops the error that a part returns because it was told to stop.

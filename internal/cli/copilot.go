@@ -108,10 +108,7 @@ func connectError(url string, err error) error {
 // any client does, with a token.
 func (p *Program) embedded(ctx context.Context, g *globals, who identity) (*target, error) {
 	ctx, stop := context.WithCancel(ctx)
-	o := p.options(g)
-	if o.LogLevel == "" {
-		o.LogLevel = slog.LevelWarn.String()
-	}
+	o := p.quietly(g)
 	ln, err := app.ListenLoopback(ctx)
 	if err != nil {
 		stop()

@@ -56,7 +56,7 @@ func (c demoCmd) Run(ctx context.Context, p *Program, g *globals) error {
 	if err != nil {
 		return err
 	}
-	url := a.BaseURL(ln)
+	url := a.BaseURL()
 	if g.JSON {
 		if err := p.printJSON(map[string]any{"url": url + "/mcp", "personas": personas}); err != nil {
 			return err

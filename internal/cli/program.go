@@ -195,23 +195,25 @@ func (p *Program) options(g *globals) app.Options {
 	}
 }
 
-// open opens the app for one command: quiet unless something is wrong.
-func (p *Program) open(ctx context.Context, g *globals) (*app.App, error) {
+// quietly returns options that log only what is wrong, for commands that answer and end.
+func (p *Program) quietly(g *globals) app.Options {
 	o := p.options(g)
 	if o.LogLevel == "" {
 		o.LogLevel = slog.LevelWarn.String()
 	}
-	return app.Open(ctx, o)
+	return o
+}
+
+// open opens the app for one command: quiet unless something is wrong.
+func (p *Program) open(ctx context.Context, g *globals) (*app.App, error) {
+	return app.Open(ctx, p.quietly(g))
 }
 
 // openWithoutPolicy opens the app with a policy that allows nothing, for looking at a policy file that
 // may be the configured one.
 func (p *Program) openWithoutPolicy(ctx context.Context, g *globals) (*app.App, error) {
-	o := p.options(g)
+	o := p.quietly(g)
 	o.NoPolicy = true
-	if o.LogLevel == "" {
-		o.LogLevel = slog.LevelWarn.String()
-	}
 	return app.Open(ctx, o)
 }
 

@@ -39,7 +39,7 @@ func (c serveCmd) Run(ctx context.Context, p *Program, g *globals) error {
 	if err != nil {
 		return err
 	}
-	p.notef("Atlas %s serves MCP at %s/mcp (configuration: %s)\n", p.Version, a.BaseURL(ln), a.ConfigName())
+	p.notef("Atlas %s serves MCP at %s/mcp (configuration: %s)\n", p.Version, a.BaseURL(), a.ConfigName())
 	if err := a.Serve(ctx, ln); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}

@@ -55,7 +55,7 @@ type Resolver struct {
 }
 
 // Decode parses data, fills in ${…} and decodes it into v, a pointer to a struct. Fields that the
-// file does not name keep their value. An empty file decodes to nothing.
+// file does not name keep their value. A file that says nothing is an error.
 func Decode(name string, data []byte, r Resolver, v any) error {
 	if err := CheckShape(name, data); err != nil {
 		return err
@@ -67,31 +67,14 @@ func Decode(name string, data []byte, r Resolver, v any) error {
 	if len(file.Docs) > 1 {
 		return &Error{File: name, Message: "holds more than one YAML document; keep one"}
 	}
-	if len(file.Docs) == 0 || file.Docs[0].Body == nil {
-		return nil
+	if len(file.Docs) == 0 || file.Docs[0].Body == nil || file.Docs[0].Body.Type() == ast.NullType || file.Docs[0].Body.Type() == ast.CommentType {
+		return &Error{File: name, Message: "says nothing; a file that is being written, or one of comments only, is no configuration"}
 	}
 	body := file.Docs[0].Body
 	if err := resolve(name, body, r); err != nil {
 		return err
 	}
 	return decodeNode(name, body, v)
-}
-
-// Empty reports whether a file holds no field at all.
-func Empty(name string, data []byte) (bool, error) {
-	if err := CheckShape(name, data); err != nil {
-		return false, err
-	}
-	file, err := parser.ParseBytes(data, 0)
-	if err != nil {
-		return false, positioned(name, err)
-	}
-	for _, doc := range file.Docs {
-		if doc.Body != nil && doc.Body.Type() != ast.NullType && doc.Body.Type() != ast.CommentType {
-			return false, nil
-		}
-	}
-	return true, nil
 }
 
 // DecodeNode decodes a node that Decode left as it is, with the same strictness.
