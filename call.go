@@ -41,7 +41,7 @@ const (
 	OpList           // list the tools that the caller may use
 )
 
-// String returns the MCP method of the operation.
+// String returns the MCP method of the operation on tools.
 func (o Op) String() string {
 	if o == OpList {
 		return "tools/list"
@@ -54,6 +54,7 @@ func (o Op) String() string {
 type Call struct {
 	ID        string     // request id, unique per call; also names the call in errors, logs and audit
 	Op        Op         // what is asked for
+	Kind      Kind       // of the tool that is asked for, or of the tools to list
 	Name      string     // tool name as asked for; empty for OpList
 	Tool      *Tool      // set by the registry stage; nil outside it. Shared, read-only
 	Args      Args       // arguments
@@ -65,6 +66,11 @@ type Call struct {
 	Budget         Budget // what is left of the caller's turn, from _meta; may be zero
 	TraceParent    string // W3C traceparent from _meta; may be empty
 	TraceState     string // W3C tracestate from _meta; may be empty
+
+	Client Client // what the client can do
+	Reply  *Reply // the client's replies to what the tool asked for earlier; nil in the first round
+	Peer   Peer   // the client while the call runs; nil if it wants to hear nothing
+	Task   bool   // runs as a task: the budget stage gives it Tool.Task.Timeout
 
 	Parent *Parent  // set when a composed or workflow tool makes this call; nil for a caller's own
 	Facts  Facts    // what was found out about the arguments; set by the policy stage
@@ -143,6 +149,12 @@ type PageSpec struct {
 type Result struct {
 	// Structured is the answer, one JSON object that fits the tool's output schema.
 	Structured json.RawMessage
+	// Content is an answer that is more than one JSON object. The edge renders it in place of the
+	// JSON as text; Structured may be empty then.
+	Content []Content
+	// Ask says that the tool has not run to its end: the client must answer first. The other fields
+	// but Notes are empty then.
+	Ask *Ask
 	// Tools is the answer to OpList, sorted by name.
 	Tools []*Tool
 	// Truncated says that items were left out; NextCursor, if not empty, fetches them.
@@ -169,4 +181,5 @@ type Notes struct {
 	Attempts   int           // retry: how often the tool was run
 	Breaker    string        // breaker: "closed", "half-open" or "open"; empty when not reached
 	Redacted   int           // guard: values redacted from the result
+	Asked      bool          // rounds: the answer is an Ask
 }

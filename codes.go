@@ -19,6 +19,9 @@ const (
 	CodeTooLarge           Code = "too_large"
 	CodeDeniedByPolicy     Code = "denied_by_policy"
 	CodeNotAuthorized      Code = "not_authorized"
+	CodeInsufficientScope  Code = "insufficient_scope"
+	CodeMissingCapability  Code = "missing_client_capability"
+	CodeInvalidState       Code = "invalid_request_state"
 	CodeRateLimited        Code = "rate_limited"
 	CodeApprovalRequired   Code = "approval_required"
 	CodeApprovalDenied     Code = "approval_denied"
@@ -67,6 +70,9 @@ var Codes = map[Code]CodeInfo{
 	CodeTooLarge:           {InvalidInput, false, http.StatusRequestEntityTooLarge, "ask for less", []string{"narrow_request"}, "The request, or a single item of the answer, is larger than the limit."},
 	CodeDeniedByPolicy:     {PermissionDenied, false, http.StatusForbidden, "a policy rule forbids this call", []string{"ask_administrator"}, "A deny rule matched; context.rule names it."},
 	CodeNotAuthorized:      {PermissionDenied, false, http.StatusForbidden, "no policy rule allows this call", []string{"ask_administrator"}, "No allow rule matched (deny by default)."},
+	CodeInsufficientScope:  {PermissionDenied, false, http.StatusForbidden, "the token lacks scopes that this tool needs and that you may have; authorize again with the scopes in context.scopes", []string{"authenticate"}, "The caller's roles may have the tool, but the token was issued without its scopes; context.scopes lists all that the tool needs (step-up, RFC 6750 section 3.1)."},
+	CodeMissingCapability:  {InvalidInput, false, http.StatusBadRequest, "the tool must ask something that this client cannot answer; use a client with the capabilities in context.required", []string{"use_another_tool"}, "The tool asks its client for input (SEP-2322) or runs as a task only, and the client did not declare that it can; context.required names the capability."},
+	CodeInvalidState:       {InvalidInput, false, http.StatusBadRequest, "requestState does not belong to this call; start again without it", []string{"correct_request"}, "The requestState was altered, has expired, or belongs to another caller, tool or arguments (SEP-2322)."},
 	CodeRateLimited:        {ResourceExhausted, true, http.StatusTooManyRequests, "wait, then try again", []string{"wait_and_retry"}, "A rate limit of the tenant, the tool or the caller is used up."},
 	CodeApprovalRequired:   {PermissionDenied, false, http.StatusForbidden, "a person must approve this call; repeat the identical call once it is approved", []string{"request_approval", "repeat_identical_call"}, "The tool is destructive and waits for a person; context.approval_id names the approval."},
 	CodeApprovalDenied:     {PermissionDenied, false, http.StatusForbidden, "the call was refused by the person asked", []string{"stop"}, "A person refused this call."},

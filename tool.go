@@ -35,10 +35,41 @@ const (
 	EffectsEgress Effects = "egress" // sends data out of the company
 )
 
-// A Tool is one thing that a caller can ask for. Tools are made when the configuration is
+// A Kind says by which feature of the protocol clients reach a tool.
+type Kind uint8
+
+// The kinds.
+const (
+	KindTool     Kind = iota // tools/list and tools/call
+	KindPrompt               // prompts/list and prompts/get; the answer's Content are its messages
+	KindResource             // resources/list and resources/read; the answer's Content are its contents
+)
+
+// String returns the kind's name in the protocol.
+func (k Kind) String() string {
+	switch k {
+	case KindPrompt:
+		return "prompt"
+	case KindResource:
+		return "resource"
+	}
+	return "tool"
+}
+
+// A TaskSpec says how a tool may outlast the request that calls it (SEP-2663). The zero TaskSpec
+// means never.
+type TaskSpec struct {
+	After    time.Duration // a call that has not ended by then becomes a task, if the client can follow one
+	Timeout  time.Duration // of the call as a task, in place of the tool's own; 0: no task
+	Required bool          // the tool is only run as a task
+}
+
+// A Tool is one thing that a caller can ask for: a tool of the protocol, a prompt or a resource. All
+// of them go through the same stages. Tools are made when the configuration is
 // loaded, are shared, and are read-only from then on.
 type Tool struct {
-	Name        string // [A-Za-z0-9_-]{1,64}
+	Name        string // [A-Za-z0-9_-]{1,64}, unique among all kinds
+	Kind        Kind
 	Title       string // for people
 	Description string // two to four sentences: what, when, what it returns, side effects
 	Level       Level
@@ -46,6 +77,18 @@ type Tool struct {
 	Source      string   // name of the source it uses; empty for composed and workflow tools
 	Toolsets    []string // named groups that it belongs to
 	Tags        []string
+	Icons       []Icon
+
+	// Of a resource: its URI, or a template of URIs (RFC 6570) if it has a '{', and its media type.
+	URI, MIME string
+	// Match returns the arguments that URI takes for uri, and whether it fits. Of resources only.
+	Match func(uri string) (args json.RawMessage, ok bool)
+	// List returns what there is behind a template, as links, for call's caller. It may be nil.
+	List func(ctx context.Context, call Call) ([]Content, error)
+	// Complete returns values that the named argument of a prompt or a resource may take and that
+	// begin with prefix, for call's caller; known are the arguments that are already filled in. It may
+	// be nil.
+	Complete func(ctx context.Context, call Call, argument, prefix string, known map[string]string) ([]string, error)
 
 	Input  json.RawMessage // JSON Schema 2020-12 of the arguments, type object
 	Output json.RawMessage // JSON Schema 2020-12 of Result.Structured
@@ -60,6 +103,7 @@ type Tool struct {
 
 	CacheTTL time.Duration // 0: not cached
 	Timeout  time.Duration // declared; the budget stage may give less
+	Task     TaskSpec
 
 	// Resource is what the call touches, below the tenant: "<source>/<tool>", or
 	// "<source>/<key>" for objects. Policy matches "tenant:<tenant>/<resource>".

@@ -155,10 +155,11 @@ func (r *Registry) Find(p *atlas.Principal, tenant atlas.TenantID, name string) 
 // Visible returns the tools that p may see for the tenant, sorted by name. The list is shared and
 // read-only.
 func (r *Registry) Visible(p *atlas.Principal, tenant atlas.TenantID) []*atlas.Tool {
-	return r.view(p, tenant).tools
+	return r.view(p, tenant).kinds[atlas.KindTool]
 }
 
-// Stage answers lists and gives calls their tool. A name that is unknown and one that is not visible
+// Stage answers lists and gives calls their tool, by the kind that they ask for. The list of one
+// caller is the same slice each time until his view is made anew. A name that is unknown and one that is not visible
 // take the same way: one look-up in the set of the caller's own tools.
 func (r *Registry) Stage(next atlas.Handler) atlas.Handler {
 	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
@@ -167,10 +168,10 @@ func (r *Registry) Stage(next atlas.Handler) atlas.Handler {
 			if call.Fault != nil {
 				return atlas.Result{}, call.Fault
 			}
-			return atlas.Result{Tools: v.tools}, nil
+			return atlas.Result{Tools: v.kinds[call.Kind]}, nil
 		}
 		t, ok := v.byName[call.Name]
-		if !ok {
+		if !ok || t.Kind != call.Kind {
 			return atlas.Result{}, &atlas.Error{Code: atlas.CodeToolNotFound}
 		}
 		call.Tool = t
@@ -182,7 +183,7 @@ func (r *Registry) Stage(next atlas.Handler) atlas.Handler {
 type view struct {
 	principal *atlas.Principal
 	made      time.Time
-	tools     []*atlas.Tool
+	kinds     [3][]*atlas.Tool // by kind, each sorted by name
 	byName    map[string]*atlas.Tool
 }
 
@@ -224,10 +225,10 @@ func same(a, b *atlas.Principal) bool {
 
 func (r *Registry) makeView(p *atlas.Principal, tenant atlas.TenantID) *view {
 	allowed := r.restriction(p)
-	v := &view{principal: p, made: time.Now(), tools: []*atlas.Tool{}, byName: map[string]*atlas.Tool{}}
+	v := &view{principal: p, made: time.Now(), byName: map[string]*atlas.Tool{}}
 	for _, t := range r.tools {
 		if allowed(t.Name) && p.HasScopes(t.Scopes) && r.vis.Visible(p, tenant, t) {
-			v.tools = append(v.tools, t)
+			v.kinds[t.Kind] = append(v.kinds[t.Kind], t)
 			v.byName[t.Name] = t
 		}
 	}

@@ -287,3 +287,29 @@ func BenchmarkCall(b *testing.B) {
 		})
 	}
 }
+
+func TestKindsAreListedAndCalledApart(t *testing.T) {
+	tools := []*atlas.Tool{{Name: "a"}, {Name: "b", Kind: atlas.KindPrompt}, {Name: "c", Kind: atlas.KindResource}}
+	r, err := registry.New(tools, everybody{}, registry.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &atlas.Principal{Subject: "s", Tenant: "acme"}
+	h := r.Stage(func(context.Context, atlas.Call) (atlas.Result, error) { return atlas.Result{}, nil })
+	for kind, want := range []string{"a", "b", "c"} {
+		res, err := h(t.Context(), atlas.Call{Op: atlas.OpList, Kind: atlas.Kind(kind), Principal: p, Tenant: "acme"})
+		if err != nil || len(res.Tools) != 1 || res.Tools[0].Name != want {
+			t.Errorf("kind %d lists %v, %v; want %s", kind, res.Tools, err, want)
+		}
+		for called := range atlas.Kind(3) {
+			_, err := h(t.Context(), atlas.Call{Kind: called, Name: want, Principal: p, Tenant: "acme"})
+			if (err == nil) != (called == atlas.Kind(kind)) {
+				t.Errorf("%s called as a %s: %v", want, called, err)
+			}
+		}
+	}
+}
+
+type everybody struct{}
+
+func (everybody) Visible(*atlas.Principal, atlas.TenantID, *atlas.Tool) bool { return true }
