@@ -29,6 +29,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge/issuer"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp"
 	"github.com/atlas-mcp/atlas/internal/edge/tenant"
+	"github.com/atlas-mcp/atlas/internal/seal"
 	"github.com/atlas-mcp/atlas/internal/stage/approval"
 	"github.com/atlas-mcp/atlas/internal/stage/audit"
 	"github.com/atlas-mcp/atlas/internal/stage/breaker"
@@ -136,7 +137,7 @@ func (a *App) openTelemetry(ctx context.Context) (err error) {
 }
 
 func (a *App) openAudit(context.Context) (err error) {
-	if a.auditKey, err = audit.LoadKey(filepath.Join(a.cfg.DataDir, "keys", "audit.key")); err != nil {
+	if a.auditKey, err = seal.LoadKey(filepath.Join(a.cfg.DataDir, "keys", "audit.key")); err != nil {
 		return err
 	}
 	if a.auditLog, err = audit.Open(a.cfg.Audit, nil, a.log); err != nil {
@@ -166,7 +167,7 @@ func (a *App) openCache(context.Context) (err error) {
 	}
 	a.onClose(a.cache.Close)
 	// Cursors are sealed with a key of their own, kept so that they outlive a restart.
-	a.cursorKey, err = audit.LoadKey(filepath.Join(a.cfg.DataDir, "keys", "cursor.key"))
+	a.cursorKey, err = seal.LoadKey(filepath.Join(a.cfg.DataDir, "keys", "cursor.key"))
 	return err
 }
 

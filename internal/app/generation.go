@@ -13,6 +13,7 @@ import (
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/canonical"
 	"github.com/atlas-mcp/atlas/internal/config"
+	"github.com/atlas-mcp/atlas/internal/seal"
 	"github.com/atlas-mcp/atlas/internal/source"
 	"github.com/atlas-mcp/atlas/internal/source/egress"
 	"github.com/atlas-mcp/atlas/internal/source/lexical"
@@ -192,7 +193,7 @@ func (a *App) buildTools(g *generation) error {
 // buildStages makes the stages. What they share beyond one generation comes from the app.
 func (a *App) buildStages(g *generation) (err error) {
 	cfg, log := g.cfg, a.log
-	if g.guard, err = guard.New(cfg.Guard, []guard.Key{{ID: "1", Secret: a.cursorKey}}); err != nil {
+	if g.guard, err = guard.New(cfg.Guard, []seal.Key{{ID: "1", Secret: a.cursorKey}}); err != nil {
 		return err
 	}
 	if g.validation, err = validation.New(cfg.Validation, g.tools); err != nil {

@@ -37,25 +37,32 @@ var mayImport = map[string][]string{
 
 	// Canonical JSON is a word that the standard library lacks.
 	"internal/stage/validation": {"internal/canonical"},
-	"internal/stage/guard":      {"internal/canonical"},
+	"internal/stage/guard":      {"internal/canonical", "internal/seal"},
 	"internal/stage/audit":      {"internal/canonical"},
+
+	// So is what only Atlas can open.
+	"internal/stage/rounds": {"internal/seal"},
 
 	// The command line opens the app and, as any other client would, the copilot.
 	"internal/cli": {
 		"internal/app", "internal/copilot", "internal/copilot/llm/anthropic", "internal/copilot/llm/offline",
 		"internal/copilot/mcpclient", "internal/copilot/memory",
 	},
+	// Programs of ours that drive a whole Atlas, as its users do.
+	"conformance": {"internal/app", "internal/config", "interop/npm"},
+	"interop":     {"internal/app", "internal/config"},
+
 	"cmd/internal/process": {"internal/cli"},
 	"cmd/atlas":            {"cmd/internal/process"},
 	"cmd/atlas-copilot":    {"cmd/internal/process"},
 }
 
 // within lists trees whose packages may import each other freely: they are one part.
-var within = []string{"internal/copilot", "internal/tool"}
+var within = []string{"internal/copilot", "internal/tool", "internal/edge/mcp"}
 
 // importers names, for each big library, the only packages that may import it.
 var importers = map[string][]string{
-	"github.com/modelcontextprotocol/go-sdk": {"internal/edge/mcp", "internal/copilot/mcpclient"},
+	"github.com/modelcontextprotocol/go-sdk": {"internal/edge/mcp", "internal/copilot/mcpclient", "interop"},
 	"github.com/cedar-policy/cedar-go":       {"internal/stage/policy"},
 	"github.com/golang-jwt/jwt":              {"internal/edge/auth", "internal/edge/issuer"},
 	"github.com/MicahParks":                  {"internal/edge/auth", "internal/edge/issuer", "internal/app"},

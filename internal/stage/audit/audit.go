@@ -18,7 +18,7 @@ import (
 // Deps are what the stage needs from other parts.
 type Deps struct {
 	Log *Log   // outlives the stage; required
-	Key []byte // of the HMAC over arguments, at least 16 bytes; see [LoadKey]
+	Key []byte // of the HMAC over arguments, at least 16 bytes
 	// Lookup finds the tool that a call names. It must find only tools that the caller may see: a
 	// write is fsynced before anything else happens, and the time that takes would otherwise tell a
 	// hidden tool from one that does not exist. Required.

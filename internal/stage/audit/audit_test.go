@@ -413,42 +413,6 @@ func TestAfterClose(t *testing.T) {
 	}
 }
 
-func TestKey(t *testing.T) {
-	p := filepath.Join(t.TempDir(), "state", "audit.key")
-	keys := make([][]byte, 8)
-	var wg sync.WaitGroup
-	for i := range keys {
-		wg.Go(func() {
-			var err error
-			if keys[i], err = audit.LoadKey(p); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	for _, k := range keys {
-		if len(k) != 32 || !bytes.Equal(k, keys[0]) {
-			t.Fatalf("keys differ: %x, %x", k, keys[0])
-		}
-	}
-	if names, err := os.ReadDir(filepath.Dir(p)); err != nil || len(names) != 1 {
-		t.Errorf("files left: %v, %v", names, err)
-	}
-	if err := os.Chmod(p, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := audit.LoadKey(p); err == nil || !strings.Contains(err.Error(), "0600") {
-		t.Errorf("a key that others may read: %v", err)
-	}
-	bad := filepath.Join(t.TempDir(), "k")
-	if err := os.WriteFile(bad, []byte("xyz"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := audit.LoadKey(bad); err == nil || strings.Contains(err.Error(), "xyz") {
-		t.Errorf("a broken key: %v", err)
-	}
-}
-
 func TestConfig(t *testing.T) {
 	err := audit.Config{MaxBytes: 1, Queue: -1, Linger: -1, SyncInterval: -1}.Validate()
 	for _, want := range []string{"path", "max_bytes", "queue", "linger", "sync_interval"} {

@@ -8,9 +8,6 @@ import (
 	"sync"
 )
 
-// keepsModes says that file modes mean nothing here.
-const keepsModes = false
-
 // A fileLock holds within this process only: here two processes must not share one log.
 type fileLock struct{ ch chan struct{} }
 

@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// keepsModes says that file modes mean something here.
-const keepsModes = true
-
 // A fileLock lets one process at a time append to the log (flock on a file of its own, because the
 // log itself is renamed when it is full).
 type fileLock struct{ f *os.File }

@@ -1,26 +1,12 @@
 package guard
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
-	"errors"
-	"fmt"
-	"slices"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/seal"
 )
-
-// A Key seals cursors.
-type Key struct {
-	ID     string // 1 to 32 bytes; stands in the cursor in the clear
-	Secret []byte // at least 32 random bytes; the AES key is derived from it
-}
 
 // A binding is all that a cursor is good for. It is authenticated beside the cursor and not
 // stored in it: a cursor of another tenant, caller, tool or call fails exactly like a forged one.
@@ -47,93 +33,36 @@ func (b binding) append(dst []byte) []byte {
 	return append(dst, b.args[:]...)
 }
 
-// cursors seals and opens cursors with AES-256-GCM. A cursor is, in base64url:
-//
-//	version (1 byte), length of key id (1), key id, nonce (12), sealed offset and expiry (16), tag (16)
-//
-// Nonces are random: at 2^32 cursors the chance of a repeated one is 2^-33 (NIST SP 800-38D,
-// section 8.3), and keys are meant to be changed long before.
+// cursors seals and opens cursors: the offset of the first item, and when the cursor is good no more.
 type cursors struct {
 	ttl  time.Duration
-	seal string // id of the key that seals
-	keys map[string]cipher.AEAD
+	ring *seal.Ring
 }
 
 const (
-	cursorVersion = 1
+	// cursorPurpose is what the guard's ring of keys is for.
+	cursorPurpose = "atlas cursor v1"
 	plainSize     = 16
-	maxKeyID      = 32
 	maxCursor     = 256 // characters
 )
 
-func newCursors(keys []Key, ttl time.Duration) (*cursors, error) {
-	if len(keys) == 0 {
-		return nil, errors.New("guard: no key for cursors")
-	}
-	c := &cursors{ttl: ttl, seal: keys[0].ID, keys: make(map[string]cipher.AEAD, len(keys))}
-	for _, k := range keys {
-		if k.ID == "" || len(k.ID) > maxKeyID {
-			return nil, fmt.Errorf("guard: the id of a cursor key must have 1 to %d bytes", maxKeyID)
-		}
-		if len(k.Secret) < 32 {
-			return nil, fmt.Errorf("guard: cursor key %s must have at least 32 bytes", k.ID)
-		}
-		if c.keys[k.ID] != nil {
-			return nil, fmt.Errorf("guard: there are two cursor keys %s", k.ID)
-		}
-		derived, err := hkdf.Key(sha256.New, k.Secret, nil, "atlas cursor v1", 32)
-		if err != nil {
-			return nil, fmt.Errorf("guard: cursor key %s: %w", k.ID, err)
-		}
-		block, err := aes.NewCipher(derived)
-		if err != nil {
-			return nil, fmt.Errorf("guard: cursor key %s: %w", k.ID, err)
-		}
-		if c.keys[k.ID], err = cipher.NewGCM(block); err != nil {
-			return nil, fmt.Errorf("guard: cursor key %s: %w", k.ID, err)
-		}
-	}
-	return c, nil
-}
-
 // make returns a cursor to the item at offset.
-func (c *cursors) make(offset int, b binding, now time.Time) (string, error) {
-	aead := c.keys[c.seal]
-	head := append([]byte{cursorVersion, byte(len(c.seal))}, c.seal...) //nolint:gosec // at most maxKeyID
-	nonce := make([]byte, aead.NonceSize())
-	if _, err := rand.Read(nonce); err != nil {
-		return "", err
-	}
+func (c *cursors) make(offset int, b binding, now time.Time) string {
 	var plain [plainSize]byte
 	binary.BigEndian.PutUint64(plain[:8], uint64(offset)) //nolint:gosec // not negative
 	binary.BigEndian.PutUint64(plain[8:], uint64(now.Add(c.ttl).UnixMilli()))
-	out := append(head, nonce...)
-	out = aead.Seal(out, nonce, plain[:], b.append(slices.Clip(head)))
-	return base64.RawURLEncoding.EncodeToString(out), nil
+	return c.ring.Seal(plain[:], b.append(nil))
 }
 
 // length returns how many characters a cursor has: always the same.
-func (c *cursors) length() int {
-	aead := c.keys[c.seal]
-	return base64.RawURLEncoding.EncodedLen(2 + len(c.seal) + aead.NonceSize() + plainSize + aead.Overhead())
-}
+func (c *cursors) length() int { return c.ring.Len(plainSize) }
 
 // open returns the offset of a cursor that is good for b now.
 func (c *cursors) open(cursor string, b binding, now time.Time) (offset int, ok bool) {
 	if len(cursor) > maxCursor {
 		return 0, false
 	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-	if err != nil || len(raw) < 2 || raw[0] != cursorVersion || len(raw) < 2+int(raw[1]) {
-		return 0, false
-	}
-	head := raw[:2+int(raw[1])]
-	aead := c.keys[string(head[2:])]
-	if aead == nil || len(raw) < len(head)+aead.NonceSize() {
-		return 0, false
-	}
-	nonce, sealed := raw[len(head):len(head)+aead.NonceSize()], raw[len(head)+aead.NonceSize():]
-	plain, err := aead.Open(nil, nonce, sealed, b.append(slices.Clip(head)))
+	plain, err := c.ring.Open(cursor, b.append(nil))
 	if err != nil || len(plain) != plainSize {
 		return 0, false
 	}

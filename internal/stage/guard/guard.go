@@ -16,6 +16,7 @@ import (
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/canonical"
+	"github.com/atlas-mcp/atlas/internal/seal"
 )
 
 // ScopePII lets its holder read personal data unredacted. Secrets are redacted for everybody.
@@ -87,16 +88,16 @@ type Guard struct {
 // New makes a Guard. The first key seals cursors, all open them: a key is changed by putting a new
 // one first and dropping the old one after Config.CursorTTL. With the same keys, cursors survive a
 // reload and a restart.
-func New(cfg Config, keys []Key) (*Guard, error) {
+func New(cfg Config, keys []seal.Key) (*Guard, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	cursors, err := newCursors(keys, cfg.CursorTTL)
+	ring, err := seal.New(cursorPurpose, keys...)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("guard: %w", err)
 	}
-	return &Guard{cfg: cfg, cursors: cursors, detect: newDetector(cfg.PII)}, nil
+	return &Guard{cfg: cfg, cursors: &cursors{cfg.CursorTTL, ring}, detect: newDetector(cfg.PII)}, nil
 }
 
 // Stage opens cursors before next and guards what comes out. Answers to child calls are redacted

@@ -16,15 +16,16 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/seal"
 	"github.com/atlas-mcp/atlas/internal/stage/guard"
 )
 
-var key1, key2 = guard.Key{ID: "k1", Secret: bytes.Repeat([]byte{1}, 32)}, guard.Key{ID: "k2", Secret: bytes.Repeat([]byte{2}, 32)}
+var key1, key2 = seal.Key{ID: "k1", Secret: bytes.Repeat([]byte{1}, 32)}, seal.Key{ID: "k2", Secret: bytes.Repeat([]byte{2}, 32)}
 
-func newGuard(t testing.TB, cfg guard.Config, keys ...guard.Key) *guard.Guard {
+func newGuard(t testing.TB, cfg guard.Config, keys ...seal.Key) *guard.Guard {
 	t.Helper()
 	if keys == nil {
-		keys = []guard.Key{key1}
+		keys = []seal.Key{key1}
 	}
 	g, err := guard.New(cfg, keys)
 	if err != nil {
@@ -382,18 +383,18 @@ func TestKeysCanBeChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	call := newCall(withCursor(`{}`, first.NextCursor))
-	for name, keys := range map[string][]guard.Key{"after a restart": {key1}, "after a change": {key2, key1}} {
+	for name, keys := range map[string][]seal.Key{"after a restart": {key1}, "after a change": {key2, key1}} {
 		if _, err := newGuard(t, cfg, keys...).Stage(answers(rows(9)))(t.Context(), call); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	impostor := guard.Key{ID: "k1", Secret: key2.Secret}
-	for name, keys := range map[string][]guard.Key{"key gone": {key2}, "other key of that name": {impostor}} {
+	impostor := seal.Key{ID: "k1", Secret: key2.Secret}
+	for name, keys := range map[string][]seal.Key{"key gone": {key2}, "other key of that name": {impostor}} {
 		if _, err := newGuard(t, cfg, keys...).Stage(answers(rows(9)))(t.Context(), call); atlas.CodeOf(err) != atlas.CodeInvalidCursor {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for name, keys := range map[string][]guard.Key{
+	for name, keys := range map[string][]seal.Key{
 		"none": {}, "no id": {{Secret: key1.Secret}}, "long id": {{ID: strings.Repeat("x", 33), Secret: key1.Secret}},
 		"short secret": {{ID: "k", Secret: make([]byte, 31)}}, "twice": {key1, key1},
 	} {
@@ -569,7 +570,7 @@ func TestConfigTellsAllMistakes(t *testing.T) {
 	if err := (guard.Config{}).Validate(); err != nil {
 		t.Errorf("the zero Config: %v", err)
 	}
-	if _, err := guard.New(guard.Config{MaxItems: -1}, []guard.Key{key1}); err == nil {
+	if _, err := guard.New(guard.Config{MaxItems: -1}, []seal.Key{key1}); err == nil {
 		t.Error("New took a bad Config")
 	}
 }

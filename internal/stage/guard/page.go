@@ -56,11 +56,7 @@ func (g *Guard) page(call atlas.Call, res atlas.Result, m mode) (atlas.Result, e
 		if err != nil {
 			return res, atlas.Errorf(atlas.CodeInternal, fmt.Errorf("guard: digest of arguments: %w", err), "")
 		}
-		cursor, err := g.cursors.make(next, boundTo(call, digest), time.Now())
-		if err != nil {
-			return res, atlas.Errorf(atlas.CodeInternal, fmt.Errorf("guard: seal a cursor: %w", err), "")
-		}
-		res.Truncated, res.NextCursor = true, cursor
+		res.Truncated, res.NextCursor = true, g.cursors.make(next, boundTo(call, digest), time.Now())
 	}
 	res.Structured = w.finish(res.Truncated || obj.truncated, res.NextCursor)
 	return res, nil
