@@ -113,6 +113,11 @@ type Tool struct {
 	Facts func(context.Context, Call) (Facts, error)
 	// Preview describes the effect of a destructive call to the person who approves it. It may be nil.
 	Preview func(context.Context, Call) (string, error)
+	// Ask completes the arguments with what the person at the client says, before they are validated
+	// and before policy, approval and cache look at them: it returns the arguments as completed, or
+	// what has to be asked first. Call.Args.Raw is what the client sent. Only the rounds stage calls
+	// it, for a caller's own calls. It may be nil.
+	Ask func(ctx context.Context, call Call) (args json.RawMessage, ask *Ask, err error)
 	// Run does the work. Only the invoke stage calls it.
 	Run Handler
 }
