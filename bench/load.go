@@ -1,15 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -17,137 +12,144 @@ import (
 
 // A sample is what one round of load measured.
 type sample struct {
-	calls    int64
-	failed   int64
-	elapsed  time.Duration
-	latency  *hdrhistogram.Histogram // microseconds
-	allocs   float64                 // server heap allocations per call
-	bytes    float64                 // server heap bytes per call
-	firstBad string
+	calls     int64
+	failed    int64
+	elapsed   time.Duration
+	latency   *hdrhistogram.Histogram // microseconds
+	allocs    float64                 // server heap allocations per call
+	bytes     float64                 // server heap bytes per call
+	cpu       time.Duration           // server processor time per call; 0 where it cannot be told
+	clientCPU time.Duration           // of this process, per call
+	firstBad  string
 }
 
-func (s sample) rate() float64 { return float64(s.calls) / s.elapsed.Seconds() }
+func newSample() sample {
+	return sample{latency: hdrhistogram.New(1, 60_000_000, 3)}
+}
 
-// drive sends the same request over conns connections, one at a time on each (closed loop), for d.
-// The client is deliberately thin, since it shares the machine with the server: prepared bytes out,
-// just enough HTTP/1.1 to find the end of the answer.
-func drive(ctx context.Context, addr string, request []byte, want []byte, conns int, d time.Duration) (sample, error) {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	var (
-		mu    sync.Mutex
-		total = sample{latency: newHistogram()}
-		errs  error
-		wg    sync.WaitGroup
-	)
-	start := time.Now()
-	for range conns {
-		wg.Go(func() {
-			one, err := driveOne(ctx, addr, request, want)
-			mu.Lock()
-			defer mu.Unlock()
-			total.calls += one.calls
-			total.failed += one.failed
-			total.latency.Merge(one.latency)
-			if total.firstBad == "" {
-				total.firstBad = one.firstBad
-			}
-			errs = errors.Join(errs, err)
-		})
+func (s *sample) rate() float64 { return float64(s.calls) / s.elapsed.Seconds() }
+
+// answered counts an answer and looks whether it is right.
+func (s *sample) answered(a *answerReader, took time.Duration, want []byte) error {
+	if err := s.latency.RecordValue(max(1, took.Microseconds())); err != nil {
+		return err
 	}
-	wg.Wait()
-	total.elapsed = time.Since(start)
-	return total, errs
+	s.calls++
+	if a.status != 200 || !bytes.Contains(a.body, want) {
+		s.failed++
+		if s.firstBad == "" {
+			s.firstBad = fmt.Sprintf("%d %.300s", a.status, a.body)
+		}
+	}
+	return nil
 }
 
-func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, 60_000_000, 3) }
+// An answerReader takes one answer of HTTP/1.1 after the other from the bytes of a connection. It
+// knows just enough to find the end of an answer, and keeps its buffers.
+type answerReader struct {
+	buf    []byte // what was received and not yet taken
+	n      int
+	status int
+	body   []byte // of the answer that take returned; valid until the next space
+	joined []byte // the body of an answer in chunks
+}
 
-func driveOne(ctx context.Context, addr string, request, want []byte) (sample, error) {
-	s := sample{latency: newHistogram()}
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", addr)
+// space returns where to receive more.
+func (r *answerReader) space() []byte {
+	if len(r.buf)-r.n < 4096 {
+		r.buf = append(make([]byte, 0, 2*len(r.buf)+16384), r.buf[:r.n]...)
+		r.buf = r.buf[:cap(r.buf)]
+	}
+	return r.buf[r.n:]
+}
+
+// take reports whether the n bytes more complete an answer. Requests are not pipelined, so nothing may
+// follow it.
+func (r *answerReader) take(n int) (bool, error) {
+	r.n += n
+	have := r.buf[:r.n]
+	end := bytes.Index(have, []byte("\r\n\r\n"))
+	if end < 0 {
+		return false, nil
+	}
+	length, chunked, err := r.head(have[:end])
 	if err != nil {
-		return s, err
+		return false, err
 	}
-	defer conn.Close() //nolint:errcheck // nothing is lost
-	in := bufio.NewReaderSize(conn, 32<<10)
-	var body bytes.Buffer
-	for ctx.Err() == nil {
-		start := time.Now()
-		if _, err := conn.Write(request); err != nil {
-			return s, err
+	rest := have[end+4:]
+	size := 0
+	if chunked {
+		if size, err = r.join(rest); size < 0 || err != nil {
+			return false, err
 		}
-		status, err := readAnswer(in, &body)
-		if err != nil {
-			return s, err
+		r.body = r.joined
+	} else {
+		if len(rest) < length {
+			return false, nil
 		}
-		if err := s.latency.RecordValue(max(1, time.Since(start).Microseconds())); err != nil {
-			return s, err
-		}
-		s.calls++
-		if status != 200 || !bytes.Contains(body.Bytes(), want) {
-			s.failed++
-			if s.firstBad == "" {
-				s.firstBad = fmt.Sprintf("%d %.300s", status, body.String())
-			}
-		}
+		size, r.body = length, rest[:length]
 	}
-	return s, nil
+	if size != len(rest) {
+		return false, fmt.Errorf("%d bytes follow the answer", len(rest)-size)
+	}
+	r.n = 0
+	return true, nil
 }
 
-// readAnswer reads one answer with a Content-Length or in chunks.
-func readAnswer(in *bufio.Reader, body *bytes.Buffer) (status int, err error) {
-	body.Reset()
-	length, chunked := -1, false
-	for first := true; ; first = false {
-		line, err := in.ReadSlice('\n')
-		if err != nil {
-			return 0, err
-		}
-		line = bytes.TrimRight(line, "\r\n")
-		if first {
-			if len(line) < 12 {
-				return 0, fmt.Errorf("odd status line %q", line)
-			}
-			if status, err = strconv.Atoi(string(line[9:12])); err != nil {
-				return 0, err
-			}
-			continue
-		}
-		if len(line) == 0 {
-			break
-		}
+var (
+	contentLength    = []byte("content-length")
+	transferEncoding = []byte("transfer-encoding")
+)
+
+// head reads the status line and the two fields that say where the body ends.
+func (r *answerReader) head(head []byte) (length int, chunked bool, err error) {
+	line, head, _ := bytes.Cut(head, []byte("\r\n"))
+	if len(line) < 12 {
+		return 0, false, fmt.Errorf("odd status line %q", line)
+	}
+	if r.status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return 0, false, err
+	}
+	length = -1
+	for len(head) > 0 {
+		line, head, _ = bytes.Cut(head, []byte("\r\n"))
 		name, value, _ := bytes.Cut(line, []byte(":"))
-		switch value = bytes.TrimSpace(value); {
-		case bytes.EqualFold(name, []byte("Content-Length")):
-			if length, err = strconv.Atoi(string(value)); err != nil {
-				return 0, err
+		switch {
+		case len(name) == len(contentLength) && bytes.EqualFold(name, contentLength):
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil || length < 0 {
+				return 0, false, fmt.Errorf("odd Content-Length %q", value)
 			}
-		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
-			chunked = bytes.EqualFold(value, []byte("chunked"))
+		case len(name) == len(transferEncoding) && bytes.EqualFold(name, transferEncoding):
+			chunked = bytes.EqualFold(bytes.TrimSpace(value), []byte("chunked"))
 		}
 	}
-	if !chunked {
-		_, err := io.CopyN(body, in, int64(max(0, length)))
-		return status, err
+	if length < 0 && !chunked {
+		return 0, false, errors.New("an answer without length")
 	}
+	return length, chunked, nil
+}
+
+// join puts the chunks together and returns how many bytes they took, or -1 if the last is not there yet.
+func (r *answerReader) join(in []byte) (int, error) {
+	r.joined = r.joined[:0]
+	at := 0
 	for {
-		line, err := in.ReadString('\n')
+		line := bytes.Index(in[at:], []byte("\r\n"))
+		if line < 0 {
+			return -1, nil
+		}
+		size, err := strconv.ParseUint(string(in[at:at+line]), 16, 31)
 		if err != nil {
 			return 0, err
 		}
-		size, err := strconv.ParseInt(string(bytes.TrimSpace([]byte(line))), 16, 32)
-		if err != nil {
-			return 0, err
+		at += line + 2
+		if len(in) < at+int(size)+2 {
+			return -1, nil
 		}
-		if _, err := io.CopyN(body, in, size); err != nil {
-			return 0, err
-		}
-		if _, err := in.Discard(2); err != nil {
-			return 0, err
-		}
+		r.joined = append(r.joined, in[at:at+int(size)]...)
+		at += int(size) + 2
 		if size == 0 {
-			return status, nil
+			return at, nil
 		}
 	}
 }

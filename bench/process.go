@@ -8,25 +8,26 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/app"
 )
 
-// A server is a contender's process.
+// A server is a process that serves.
 type server struct {
-	cmd     *exec.Cmd
-	in      io.WriteCloser
-	out     *bufio.Reader
-	addr    string
-	request []byte
-	want    []byte
+	cmd   *exec.Cmd
+	in    io.WriteCloser
+	out   *bufio.Reader
+	hello hello
 }
 
 // hello is what a server process says first; stats is its answer to a line on its input.
@@ -35,10 +36,12 @@ type (
 		Addr  string `json:"addr"`
 		Path  string `json:"path"`
 		Token string `json:"token"`
+		MCP   bool   `json:"mcp"` // it knows the protocol, not only this one call
 	}
 	stats struct {
-		Mallocs uint64 `json:"mallocs"`
-		Bytes   uint64 `json:"bytes"`
+		Mallocs uint64        `json:"mallocs"`
+		Bytes   uint64        `json:"bytes"`
+		CPU     time.Duration `json:"cpu_ns"`
 	}
 )
 
@@ -61,17 +64,9 @@ func start(ctx context.Context, name string) (*server, error) {
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
-	var h hello
-	if err := s.read(&h); err != nil {
+	if err := s.read(&s.hello); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
-	s.addr, s.want = h.Addr, []byte(`refund_pending`)
-	body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"order","arguments":{"order_id":"o_9002"},"_meta":{` +
-		`"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},` +
-		`"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}}}}`
-	s.request = fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"+
-		"MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: order\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s",
-		h.Path, h.Addr, h.Token, len(body), body)
 	return s, nil
 }
 
@@ -83,7 +78,7 @@ func (s *server) read(v any) error {
 	return json.Unmarshal(line, v)
 }
 
-// stats asks the server process for its allocation counters.
+// stats asks the server process for its counters.
 func (s *server) stats() (stats, error) {
 	var st stats
 	if _, err := io.WriteString(s.in, "stats\n"); err != nil {
@@ -93,23 +88,30 @@ func (s *server) stats() (stats, error) {
 	return st, err
 }
 
-// measure drives the server and adds what it allocated for each call.
-func (s *server) measure(ctx context.Context, conns int, d time.Duration) (sample, error) {
-	before, err := s.stats()
+// measure drives the server and adds what it used for each call.
+func (l *lane) measure(ctx context.Context, conns int, d time.Duration) (sample, error) {
+	before, err := l.server.stats()
 	if err != nil {
 		return sample{}, err
 	}
-	one, err := drive(ctx, s.addr, s.request, s.want, conns, d)
+	own := processorTime()
+	one, err := drive(ctx, l.server.hello.Addr, l.requests[:conns], l.want, d)
 	if err != nil {
 		return one, err
 	}
-	after, err := s.stats()
+	own = processorTime() - own
+	after, err := l.server.stats()
 	if err != nil {
 		return one, err
 	}
-	calls := float64(max(1, one.calls))
-	one.allocs = float64(after.Mallocs-before.Mallocs) / calls
-	one.bytes = float64(after.Bytes-before.Bytes) / calls
+	if one.failed > 0 {
+		return one, fmt.Errorf("%d of %d answers were wrong, such as %s", one.failed, one.calls, one.firstBad)
+	}
+	calls := max(1, one.calls)
+	one.allocs = float64(after.Mallocs-before.Mallocs) / float64(calls)
+	one.bytes = float64(after.Bytes-before.Bytes) / float64(calls)
+	one.cpu = (after.CPU - before.CPU) / time.Duration(calls)
+	one.clientCPU = own / time.Duration(calls)
 	return one, nil
 }
 
@@ -121,7 +123,7 @@ func (s *server) stop() error {
 	return nil
 }
 
-// runServer serves as a contender until the end of in.
+// runServer serves in the named role until the end of in.
 func runServer(ctx context.Context, name string, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -129,13 +131,15 @@ func runServer(ctx context.Context, name string, in io.Reader, out io.Writer) er
 	if err != nil {
 		return err
 	}
-	h := hello{Addr: ln.Addr().String(), Path: "/mcp", Token: "none"}
+	h := hello{Addr: ln.Addr().String(), Path: "/mcp", Token: "none", MCP: name != "nethttp"}
 	var serve func() error
 	switch name {
 	case "nethttp":
 		serve = serveHTTP(ctx, ln, plainHTTP())
 	case "gosdk":
 		serve = serveHTTP(ctx, ln, bareSDK())
+	case "mcpgo":
+		serve = serveHTTP(ctx, ln, bareMCPGo())
 	case "atlas", "atlas-none":
 		dir, err := os.MkdirTemp("", "atlas-bench-")
 		if err != nil {
@@ -149,7 +153,7 @@ func runServer(ctx context.Context, name string, in io.Reader, out io.Writer) er
 		defer a.Close() //nolint:errcheck // the process ends
 		h.Token, serve = token, func() error { return a.Serve(ctx, ln) }
 	default:
-		return fmt.Errorf("no contender %q; there are %s", name, names())
+		return fmt.Errorf("no server %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(abouts)), ", "))
 	}
 	served := make(chan error, 1)
 	go func() { served <- serve() }()
@@ -160,7 +164,7 @@ func runServer(ctx context.Context, name string, in io.Reader, out io.Writer) er
 	for lines := bufio.NewScanner(in); lines.Scan(); {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
-		if err := enc.Encode(stats{m.Mallocs, m.TotalAlloc}); err != nil {
+		if err := enc.Encode(stats{m.Mallocs, m.TotalAlloc, processorTime()}); err != nil {
 			return err
 		}
 	}
@@ -216,7 +220,7 @@ func openAtlas(ctx context.Context, ln net.Listener, dir string, bare bool) (*ap
 	}
 	o := app.Options{
 		ConfigFile: dir + "/atlas.yaml", DataDir: dir + "/data", PublicURL: "http://" + ln.Addr().String(), LogLevel: "error", LogTo: os.Stderr,
-		ExtraTools: func(atlas.Handler) []*atlas.Tool { return []*atlas.Tool{memoryTool()} },
+		ExtraTools: func(atlas.Handler) []*atlas.Tool { return memoryTools() },
 	}
 	if bare {
 		keep := []string{"registry", "invoke"}
@@ -240,14 +244,19 @@ func openAtlas(ctx context.Context, ln net.Listener, dir string, bare bool) (*ap
 	return a, token, err
 }
 
-func memoryTool() *atlas.Tool {
-	return &atlas.Tool{
-		Name: toolName, Level: atlas.Atomic, Version: "1", Source: "memory", ReadOnly: true, Idempotent: true, Reads: atlas.ReadsPrivate,
-		Description: "One order. It is kept in memory.", Scopes: []string{"tool:memory:read"}, Timeout: 5 * time.Second,
-		Input: json.RawMessage(inputSchema), Output: json.RawMessage(`{"type":"object","properties":{"order":{"type":"object"}},"required":["order"]}`),
-		Resource: func(atlas.Call) string { return "memory/order" },
-		Run: func(context.Context, atlas.Call) (atlas.Result, error) {
-			return atlas.Result{Structured: json.RawMessage(answer)}, nil
-		},
+// memoryTools are the same tools that the bare servers have, with what Atlas needs to know of them.
+func memoryTools() []*atlas.Tool {
+	tools := make([]*atlas.Tool, benchTools)
+	for i := range tools {
+		tools[i] = &atlas.Tool{
+			Name: toolNameOf(i), Level: atlas.Atomic, Version: "1", Source: "memory", ReadOnly: true, Idempotent: true, Reads: atlas.ReadsPrivate,
+			Description: toolDescription, Scopes: []string{"tool:memory:read"}, Timeout: 5 * time.Second,
+			Input: json.RawMessage(inputSchema), Output: json.RawMessage(outputSchema),
+			Resource: func(atlas.Call) string { return "memory/order" },
+			Run: func(context.Context, atlas.Call) (atlas.Result, error) {
+				return atlas.Result{Structured: json.RawMessage(answer)}, nil
+			},
+		}
 	}
+	return tools
 }

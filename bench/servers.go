@@ -3,19 +3,36 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 
-	"github.com/modelcontextprotocol/go-sdk/mcp"
+	mcpgo "github.com/mark3labs/mcp-go/mcp"
+	mcpgoserver "github.com/mark3labs/mcp-go/server"
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
 // answer is what the in-memory tool gives to everybody: one order, as a real tool would.
 const answer = `{"order":{"id":"o_9002","customer_id":"CUST-1001","status":"refund_pending","total_cents":4900,"currency":"USD"}}`
 
-const toolName = "order"
+const (
+	toolName        = "order" // the one that is called
+	benchTools      = 50
+	toolDescription = "One order by its id, with status, amount and currency. Use when an order id is known."
+)
+
+// toolNameOf names the tools; the first is the one that is called.
+func toolNameOf(i int) string {
+	if i == 0 {
+		return toolName
+	}
+	return fmt.Sprintf("%s_%02d", toolName, i)
+}
 
 const inputSchema = `{"type":"object","properties":{"order_id":{"type":"string","pattern":"^o_[0-9]+$"}},"required":["order_id"],"additionalProperties":false}`
+
+const outputSchema = `{"type":"object","properties":{"order":{"type":"object"}},"required":["order"]}`
 
 // plainHTTP answers the same JSON-RPC message with net/http and encoding/json and does nothing else:
 // what any Go program has to pay.
@@ -66,20 +83,38 @@ func plainHTTP() http.Handler {
 	})
 }
 
-// bareSDK is the official SDK's stateless server with one raw tool and nothing round it.
+// bareSDK is the official SDK's stateless server with raw tools and nothing round it. Stateless, it
+// serves both eras.
 func bareSDK() http.Handler {
-	server := mcp.NewServer(&mcp.Implementation{Name: "bare", Version: "1"}, &mcp.ServerOptions{
-		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}},
+	server := sdk.NewServer(&sdk.Implementation{Name: "bare", Version: "1"}, &sdk.ServerOptions{
+		Capabilities: &sdk.ServerCapabilities{Tools: &sdk.ToolCapabilities{}},
 		Logger:       slog.New(slog.DiscardHandler),
 	})
-	server.AddTool(&mcp.Tool{Name: toolName, Description: "One order.", InputSchema: json.RawMessage(inputSchema)},
-		func(context.Context, *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-			return &mcp.CallToolResult{
-				Content:           []mcp.Content{&mcp.TextContent{Text: answer}},
+	for i := range benchTools {
+		server.AddTool(&sdk.Tool{
+			Name: toolNameOf(i), Description: toolDescription, InputSchema: json.RawMessage(inputSchema), OutputSchema: json.RawMessage(outputSchema),
+		}, func(context.Context, *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
+			return &sdk.CallToolResult{
+				Content:           []sdk.Content{&sdk.TextContent{Text: answer}},
 				StructuredContent: json.RawMessage(answer),
 			}, nil
 		})
-	return mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, &mcp.StreamableHTTPOptions{
+	}
+	return sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return server }, &sdk.StreamableHTTPOptions{
 		Stateless: true, JSONResponse: true, PropagateRequestCancellation: true, Logger: slog.New(slog.DiscardHandler),
 	})
+}
+
+// bareMCPGo is a server of mcp-go with the same tools, as its own examples set one up. It serves both
+// eras.
+func bareMCPGo() http.Handler {
+	s := mcpgoserver.NewMCPServer("bare", "1", mcpgoserver.WithToolCapabilities(false))
+	for i := range benchTools {
+		tool := mcpgo.NewToolWithRawSchema(toolNameOf(i), toolDescription, json.RawMessage(inputSchema))
+		tool.RawOutputSchema = json.RawMessage(outputSchema)
+		s.AddTool(tool, func(context.Context, mcpgo.CallToolRequest) (*mcpgo.CallToolResult, error) {
+			return mcpgo.NewToolResultStructured(json.RawMessage(answer), answer), nil
+		})
+	}
+	return mcpgoserver.NewStreamableHTTPServer(s)
 }
