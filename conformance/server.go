@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -134,7 +135,8 @@ func ignoreClosed(err error) error {
 func withToken(addr, token string) http.Handler {
 	target := &url.URL{Scheme: "http", Host: addr}
 	return &httputil.ReverseProxy{
-		FlushInterval: -1, // events at once
+		FlushInterval: -1,                                                      // events at once
+		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // the suite leaves streams in the middle
 		Transport:     &http.Transport{MaxIdleConnsPerHost: 64},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			w.WriteHeader(http.StatusBadGateway)
