@@ -23,7 +23,7 @@ type AuditRecord struct {
 	Action     string `json:"action,omitempty"`    // of an administrative act, such as "approval.approve"
 	Target     string `json:"target,omitempty"`    // of an administrative act, such as an approval's id
 	ArgsHash   string `json:"args_hash,omitempty"` // "hmac-sha256:" + hex, keyed, so that low-entropy arguments cannot be guessed
-	Status     string `json:"status"`              // "ok", "error" or "denied"
+	Status     string `json:"status"`              // "ok", "error", "denied" or "asked" (the client must answer first)
 	ErrorCode  Code   `json:"error_code,omitempty"`
 	Decision   string `json:"decision,omitempty"`
 	Rule       string `json:"rule,omitempty"`

@@ -168,6 +168,15 @@ type Result struct {
 	Notes Notes
 }
 
+// Size returns how many bytes the answer has, as JSON, text and data.
+func (r *Result) Size() int {
+	n := len(r.Structured)
+	for i := range r.Content {
+		n += len(r.Content[i].Text) + len(r.Content[i].Data)
+	}
+	return n
+}
+
 // Notes are what the stages of one call decided, for audit and telemetry. A stage fills in its
 // own fields on the Result that it returns, also when it returns an error beside it.
 type Notes struct {

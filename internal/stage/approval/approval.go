@@ -129,7 +129,7 @@ func (g *Gate) Stage(next atlas.Handler) atlas.Handler {
 			return atlas.Result{Notes: notes}, err
 		}
 		res, err := next(ctx, call)
-		if err != nil && nothingDone(res, err) {
+		if nothingDone(res, err) {
 			g.giveBack(ctx, a)
 		}
 		res.Notes.ApprovalID = a.ID
@@ -228,6 +228,9 @@ var untouched = map[atlas.Code]bool{
 // stages before it and the retry stage counted no attempt. The code alone is no proof, since a
 // workflow whose second step meets an open breaker fails with the same code.
 func nothingDone(res atlas.Result, err error) bool {
+	if err == nil {
+		return res.Ask != nil // the tool has only asked
+	}
 	return untouched[atlas.CodeOf(err)] && res.Notes.Attempts == 0
 }
 

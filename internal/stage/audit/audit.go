@@ -123,6 +123,7 @@ const (
 	StatusOK     = "ok"
 	StatusError  = "error"
 	StatusDenied = "denied"
+	StatusAsked  = "asked" // the client must answer first
 )
 
 // record returns what is known of a call before it runs.
@@ -169,7 +170,10 @@ func complete(rec *atlas.AuditRecord, res *atlas.Result, err error, took time.Du
 	rec.Cache, rec.ApprovalID, rec.Replayed = n.Cache, n.ApprovalID, n.Replayed
 	rec.Attempts, rec.Redacted = n.Attempts, n.Redacted
 	if err == nil {
-		rec.Bytes = len(res.Structured)
+		rec.Bytes = res.Size()
+		if res.Ask != nil {
+			rec.Status = StatusAsked
+		}
 	}
 }
 

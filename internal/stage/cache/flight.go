@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -203,10 +202,10 @@ func (s *Store) leave(k key, f *flight) {
 }
 
 // ownOutcome reports whether an outcome is the first caller's alone: it ran out of its own turn's
-// time, or holds a cursor, which is bound to one caller.
+// time, holds a cursor, which is bound to one caller, or asks that caller something.
 func ownOutcome(call atlas.Call, res atlas.Result, err error) bool {
 	if err == nil {
-		return res.NextCursor != ""
+		return res.NextCursor != "" || res.Ask != nil
 	}
 	code := atlas.CodeOf(err)
 	cut := code == atlas.CodeTimeout || code == atlas.CodeCanceled
@@ -220,14 +219,12 @@ func (c *Cache) entryOf(call atlas.Call, began time.Time, res atlas.Result, err 
 	e := &entry{delta: now.Sub(began), ttl: call.Tool.CacheTTL}
 	switch {
 	case err == nil:
-		if res.Partial || res.NextCursor != "" || len(res.Structured) > c.cfg.MaxEntry {
+		if res.Partial || res.NextCursor != "" || res.Ask != nil || res.Size() > c.cfg.MaxEntry {
 			return nil
 		}
-		e.res = atlas.Result{
-			Structured: bytes.Clone(res.Structured), // the tool may still hold its own
-			Truncated:  res.Truncated,
-			AsOf:       res.AsOf,
-		}
+		e.res = copyResult(atlas.Result{ // the tool may still hold its own
+			Structured: res.Structured, Content: res.Content, Truncated: res.Truncated, AsOf: res.AsOf,
+		})
 	case atlas.CodeOf(err) == atlas.CodeNotFound && c.cfg.NegativeTTL > 0:
 		e.ttl = min(e.ttl, c.cfg.NegativeTTL)
 		failure := atlas.ErrorOf(err)

@@ -36,6 +36,9 @@ func keyOf(call atlas.Call, policyHash func() string) (k key, ok bool) {
 	if t == nil || t.CacheTTL <= 0 || !t.ReadOnly || t.Destructive || t.Effects != atlas.EffectsNone {
 		return key{}, false
 	}
+	if call.Reply != nil {
+		return key{}, false // the answer depends on what the client said
+	}
 	if t.Version == "" || call.Tenant == "" || call.Principal == nil || call.Args.Digest == [32]byte{} {
 		return key{}, false // without these, different answers would have one key
 	}

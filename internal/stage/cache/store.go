@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,10 @@ func (e *entry) answer() (atlas.Result, error) {
 
 func copyResult(res atlas.Result) atlas.Result {
 	res.Structured = bytes.Clone(res.Structured)
+	res.Content = slices.Clone(res.Content)
+	for i := range res.Content {
+		res.Content[i].Data = bytes.Clone(res.Content[i].Data)
+	}
 	return res
 }
 
@@ -158,7 +163,7 @@ func (s *Store) shardLocked(tenant atlas.TenantID) (*shard, error) {
 }
 
 func weight(e *entry) uint32 {
-	return uint32(min(len(e.res.Structured)+entryOverhead, math.MaxUint32))
+	return uint32(min(e.res.Size()+entryOverhead, math.MaxUint32))
 }
 
 // clock is the time of the process without ticks: expired answers are cleared away when others

@@ -27,6 +27,7 @@ type Config struct {
 	MaxItems  int           `yaml:"max_items"`  // items of one answer; 0 means 50
 	MaxBytes  int           `yaml:"max_bytes"`  // bytes of one answer as JSON; 0 means 65536 (64 KiB)
 	MaxTokens int           `yaml:"max_tokens"` // of one answer, estimated (see EstimateTokens); 0 means 8000
+	MaxData   int           `yaml:"max_data"`   // bytes of pictures, sound and other data of one answer; 0 means 4194304 (4 MiB)
 	CursorTTL time.Duration `yaml:"cursor_ttl"` // how long a cursor is good; 0 means 1h
 	// PII are the kinds of personal data to redact, by their names in alcatraz, such as
 	// CREDIT_CARD. Nil means CREDIT_CARD, IBAN_CODE and US_SSN; an empty list means none.
@@ -37,6 +38,7 @@ func (c Config) withDefaults() Config {
 	c.MaxItems = cmp.Or(c.MaxItems, 50)
 	c.MaxBytes = cmp.Or(c.MaxBytes, 64<<10)
 	c.MaxTokens = cmp.Or(c.MaxTokens, 8000)
+	c.MaxData = cmp.Or(c.MaxData, 4<<20)
 	c.CursorTTL = cmp.Or(c.CursorTTL, time.Hour)
 	if c.PII == nil {
 		c.PII = []string{kindCard, kindIBAN, kindSSN}
@@ -56,6 +58,9 @@ func (c Config) Validate() error {
 	}
 	if d.MaxTokens < minTokens {
 		errs = append(errs, fmt.Errorf("max_tokens is %d; it must be at least %d", c.MaxTokens, minTokens))
+	}
+	if c.MaxData < 0 {
+		errs = append(errs, fmt.Errorf("max_data is %d; it must not be negative", c.MaxData))
 	}
 	if c.CursorTTL < 0 {
 		errs = append(errs, fmt.Errorf("cursor_ttl is %s; it must not be negative", c.CursorTTL))
@@ -183,6 +188,21 @@ const maxArguments = 1 << 20
 // outward guards an answer.
 func (g *Guard) outward(call atlas.Call, res atlas.Result) (atlas.Result, error) {
 	m := g.mode(call)
+	if res.Ask != nil {
+		ask, n, err := g.ask(call, res.Ask, m)
+		res.Ask, res.Notes.Redacted = ask, res.Notes.Redacted+n
+		return res, err
+	}
+	if len(res.Content) > 0 {
+		content, n, err := g.content(call, res.Content, m)
+		if err != nil {
+			return res, err
+		}
+		res.Content, res.Notes.Redacted = content, res.Notes.Redacted+n
+		if len(res.Structured) == 0 {
+			return res, nil
+		}
+	}
 	if call.Parent == nil && g.mustPage(call, res.Structured) {
 		return g.page(call, res, m)
 	}

@@ -620,3 +620,59 @@ func BenchmarkStage(b *testing.B) {
 		})
 	}
 }
+
+func TestBlocksAreGuardedToo(t *testing.T) {
+	const card = "4111 1111 1111 1111"
+	serve := func(blocks ...atlas.Content) atlas.Handler {
+		return func(context.Context, atlas.Call) (atlas.Result, error) {
+			return atlas.Result{Content: blocks}, nil
+		}
+	}
+	g := newGuard(t, guard.Config{MaxData: 8})
+	blocks := []atlas.Content{
+		{Type: atlas.ContentText, Text: "card " + card},
+		{Type: atlas.ContentResource, URI: "atlas://files/a", Text: "card " + card},
+		{Type: atlas.ContentResourceLink, URI: "atlas://files/b", Title: card, Description: card, Name: card},
+		{Type: atlas.ContentImage, Data: []byte("12345678")},
+	}
+	res, err := g.Stage(serve(blocks...))(t.Context(), newCall(`{}`))
+	if err != nil || res.Notes.Redacted != 5 {
+		t.Fatalf("%d redacted, %v", res.Notes.Redacted, err)
+	}
+	if out := fmt.Sprint(res.Content); strings.Contains(out, "4111") {
+		t.Errorf("a card number went out: %s", out)
+	}
+	if !strings.Contains(blocks[0].Text, card) {
+		t.Error("the tool's own blocks were changed")
+	}
+	long := strings.Repeat("x", 64<<10+1)
+	for name, block := range map[string]atlas.Content{
+		"bytes": {Text: long}, "tokens": {Text: strings.Repeat("1", 40_000)}, "data": {Data: []byte("123456789")},
+	} {
+		_, err := g.Stage(serve(block))(t.Context(), newCall(`{}`))
+		if e := atlas.ErrorOf(err); e == nil || e.Code != atlas.CodeTooLarge || e.Context["limit"] != name {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	child := newCall(`{}`)
+	child.Parent = &atlas.Parent{ID: "req_p", Tool: "outer"}
+	if _, err := g.Stage(serve(atlas.Content{Text: long}))(t.Context(), child); err != nil {
+		t.Errorf("a child's block: %v", err)
+	}
+}
+
+func TestQuestionsAreGuardedToo(t *testing.T) {
+	ask := &atlas.Ask{State: []byte("sealed"), Requests: map[string]atlas.ClientRequest{
+		"q": {Method: "elicitation/create", Params: json.RawMessage(`{"message":"Close the card 4111 1111 1111 1111?"}`)},
+	}}
+	h := newGuard(t, guard.Config{}).Stage(func(context.Context, atlas.Call) (atlas.Result, error) {
+		return atlas.Result{Ask: ask}, nil
+	})
+	res, err := h(t.Context(), newCall(`{}`))
+	if err != nil || res.Ask == nil || string(res.Ask.State) != "sealed" {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if p := string(res.Ask.Requests["q"].Params); strings.Contains(p, "4111") || !strings.Contains(string(ask.Requests["q"].Params), "4111") {
+		t.Errorf("asked %s", p)
+	}
+}

@@ -183,6 +183,15 @@ func (s *scratch) read(body []byte, untrusted bool) (text []byte, rewritten bool
 
 // text redacts plain text, such as a hint.
 func (d *detector) text(text string, m mode) string {
+	text, _ = d.replace(text, m)
+	return text
+}
+
+// replace redacts plain text and returns how many values it replaced.
+func (d *detector) replace(text string, m mode) (string, int) {
+	if text == "" {
+		return "", 0
+	}
 	b := []byte(text)
 	if m.untrusted {
 		if clean, changed := neutralize(nil, b); changed {
@@ -191,7 +200,7 @@ func (d *detector) text(text string, m mode) string {
 	}
 	hits := d.find(nil, b, m.pii, true)
 	if len(hits) == 0 {
-		return string(b)
+		return string(b), 0
 	}
 	out, from := make([]byte, 0, len(b)+32), 0
 	for _, h := range hits {
@@ -199,7 +208,7 @@ func (d *detector) text(text string, m mode) string {
 		out = appendMark(out, h.kind)
 		from = h.end
 	}
-	return string(append(out, b[from:]...))
+	return string(append(out, b[from:]...)), len(hits)
 }
 
 // kinds returns the sorted kinds of personal data in JSON text: in values, keys and numbers.

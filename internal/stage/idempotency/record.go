@@ -27,6 +27,7 @@ type record struct {
 
 type result struct {
 	Structured json.RawMessage `json:"structured,omitempty"`
+	Content    []atlas.Content `json:"content,omitempty"`
 	Truncated  bool            `json:"truncated,omitempty"`
 	NextCursor string          `json:"next_cursor,omitempty"`
 	Partial    bool            `json:"partial,omitempty"`
@@ -68,7 +69,7 @@ func (r record) answer(call atlas.Call, now time.Time) (res atlas.Result, ok boo
 		return atlas.Result{Notes: notes}, true, &atlas.Error{Code: f.Code, Hint: f.Hint, Context: f.Context}
 	}
 	return atlas.Result{
-		Structured: r.Result.Structured, Truncated: r.Result.Truncated, NextCursor: r.Result.NextCursor,
+		Structured: r.Result.Structured, Content: r.Result.Content, Truncated: r.Result.Truncated, NextCursor: r.Result.NextCursor,
 		Partial: r.Result.Partial, AsOf: r.Result.AsOf, Notes: notes,
 	}, true, nil
 }
@@ -86,6 +87,9 @@ const (
 // outcomeOf decides by the table of the package comment.
 func outcomeOf(tool *atlas.Tool, res atlas.Result, err error) fate {
 	if err == nil {
+		if res.Ask != nil {
+			return released // the tool has only asked
+		}
 		return keptResult
 	}
 	e := atlas.ErrorOf(err)
@@ -108,12 +112,12 @@ func (k *Keys) outcome(digest string, tool *atlas.Tool, res atlas.Result, err er
 	rec := record{State: stateDone, Digest: digest}
 	switch fate := outcomeOf(tool, res, err); fate {
 	case keptResult, released:
-		if len(res.Structured) > k.cfg.MaxResult || len(res.Structured) > 0 && !json.Valid(res.Structured) {
+		if res.Size() > k.cfg.MaxResult || len(res.Structured) > 0 && !json.Valid(res.Structured) {
 			rec.Error = &failure{Code: atlas.CodeTooLarge, Hint: "the first call with this idempotency key was done; its answer could not be kept"}
 			return rec
 		}
 		rec.Result = &result{
-			Structured: res.Structured, Truncated: res.Truncated, NextCursor: res.NextCursor,
+			Structured: res.Structured, Content: res.Content, Truncated: res.Truncated, NextCursor: res.NextCursor,
 			Partial: res.Partial, AsOf: res.AsOf,
 		}
 	case keptFailure, keptUnknown:

@@ -87,7 +87,7 @@ func New(cfg Config, keys []seal.Key, store Store) (*Rounds, error) {
 // Stage opens the state of a reply, lets the tool ask for arguments, and seals what the tool asks.
 func (r *Rounds) Stage(next atlas.Handler) atlas.Handler {
 	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
-		if call.Op != atlas.OpCall || call.Tool == nil {
+		if call.Op != atlas.OpCall || call.Tool == nil || call.Fault != nil {
 			return next(ctx, call)
 		}
 		outer := call // as the client sent it: what a state is bound to
@@ -95,7 +95,7 @@ func (r *Rounds) Stage(next atlas.Handler) atlas.Handler {
 		if err != nil {
 			return atlas.Result{}, err
 		}
-		if call.Tool.Ask != nil && call.Parent == nil && call.Fault == nil {
+		if call.Tool.Ask != nil && call.Parent == nil {
 			args, ask, err := call.Tool.Ask(ctx, call)
 			if err != nil {
 				return atlas.Result{}, err
@@ -103,7 +103,7 @@ func (r *Rounds) Stage(next atlas.Handler) atlas.Handler {
 			if ask != nil {
 				return r.seal(outer, atlas.Result{Ask: ask}, round)
 			}
-			call.Args.Raw = args
+			call.Args.Raw, call.Reply = args, nil
 		}
 		res, err := next(ctx, call)
 		if err != nil || res.Ask == nil {

@@ -77,7 +77,7 @@ func outcomeOf(res *atlas.Result, err error, took time.Duration) outcome {
 	o := outcome{err: atlas.ErrorOf(err), status: statusOK, notes: &res.Notes, took: took}
 	switch {
 	case o.err == nil:
-		o.bytes = len(res.Structured)
+		o.bytes = res.Size()
 	case o.err.Info().Category == atlas.PermissionDenied:
 		o.status = statusDenied
 	default:

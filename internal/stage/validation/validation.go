@@ -108,7 +108,7 @@ func (v *Validator) Stage(next atlas.Handler) atlas.Handler {
 		}
 		call.Args = args
 		res, err := next(ctx, call)
-		if err != nil || c.output == nil {
+		if err != nil || c.output == nil || res.Ask != nil {
 			return res, err
 		}
 		if err := v.checkAnswer(c, res.Structured); err != nil {
