@@ -58,7 +58,7 @@ type App struct {
 	metrics   *telemetry.Metrics
 	auditLog  *audit.Log
 	auditKey  []byte
-	cursorKey []byte
+	sealKey   []byte
 	state     *sqlite.Store
 	cache     *cache.Store
 	limits    ratelimit.Store
@@ -166,8 +166,8 @@ func (a *App) openCache(context.Context) (err error) {
 		return err
 	}
 	a.onClose(a.cache.Close)
-	// Cursors are sealed with a key of their own, kept so that they outlive a restart.
-	a.cursorKey, err = seal.LoadKey(filepath.Join(a.cfg.DataDir, "keys", "cursor.key"))
+	// What clients carry for Atlas (cursors, states, sessions) outlives a restart.
+	a.sealKey, err = seal.LoadKey(filepath.Join(a.cfg.DataDir, "keys", "cursor.key"))
 	return err
 }
 

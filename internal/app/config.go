@@ -30,6 +30,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/stage/ratelimit"
 	"github.com/atlas-mcp/atlas/internal/stage/registry"
 	"github.com/atlas-mcp/atlas/internal/stage/retry"
+	"github.com/atlas-mcp/atlas/internal/stage/rounds"
 	"github.com/atlas-mcp/atlas/internal/stage/telemetry"
 	"github.com/atlas-mcp/atlas/internal/stage/validation"
 	"github.com/atlas-mcp/atlas/internal/tool"
@@ -62,6 +63,7 @@ type Config struct {
 	Audit       audit.Config       `yaml:"audit"`
 	Registry    registry.Config    `yaml:"registry"`
 	Guard       guard.Config       `yaml:"guard"`
+	Rounds      rounds.Config      `yaml:"rounds"`
 	Validation  validation.Config  `yaml:"validation"`
 	RateLimit   ratelimit.Config   `yaml:"ratelimit"`
 	Flood       ratelimit.Rate     `yaml:"flood"` // calls of one caller that reach the pipeline at all; default 4800 a minute, burst 1200 (restart)

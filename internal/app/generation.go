@@ -28,6 +28,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/stage/ratelimit"
 	"github.com/atlas-mcp/atlas/internal/stage/registry"
 	"github.com/atlas-mcp/atlas/internal/stage/retry"
+	"github.com/atlas-mcp/atlas/internal/stage/rounds"
 	"github.com/atlas-mcp/atlas/internal/stage/telemetry"
 	"github.com/atlas-mcp/atlas/internal/stage/validation"
 	"github.com/atlas-mcp/atlas/internal/tool"
@@ -48,6 +49,7 @@ type generation struct {
 	audit       *audit.Auditor
 	registry    *registry.Registry
 	guard       *guard.Guard
+	rounds      *rounds.Rounds
 	validation  *validation.Validator
 	policy      *policy.Engine
 	limiter     *ratelimit.Limiter
@@ -193,7 +195,10 @@ func (a *App) buildTools(g *generation) error {
 // buildStages makes the stages. What they share beyond one generation comes from the app.
 func (a *App) buildStages(g *generation) (err error) {
 	cfg, log := g.cfg, a.log
-	if g.guard, err = guard.New(cfg.Guard, []seal.Key{{ID: "1", Secret: a.cursorKey}}); err != nil {
+	if g.guard, err = guard.New(cfg.Guard, []seal.Key{{ID: "1", Secret: a.sealKey}}); err != nil {
+		return err
+	}
+	if g.rounds, err = rounds.New(cfg.Rounds, []seal.Key{{ID: "1", Secret: a.sealKey}}, a.state); err != nil {
 		return err
 	}
 	if g.validation, err = validation.New(cfg.Validation, g.tools); err != nil {

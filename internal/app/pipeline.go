@@ -21,6 +21,7 @@ func (g *generation) pipeline() []NamedStage {
 		{"audit", g.audit.Stage},             // one record per call, refusals and cache hits too
 		{"registry", g.registry.Stage},       // unknown and not visible answer alike
 		{"guard", g.guard.Stage},             // on the way out: limits, pages, redaction
+		{"rounds", g.rounds.Stage},           // what the client is asked completes the arguments
 		{"validation", g.validation.Stage},   // the cheapest refusal first
 		{"policy", g.policy.Stage},           // before the limiter: a denied call uses up nothing
 		{"ratelimit", g.limiter.Stage},       // before the cache: a hit is a use, too

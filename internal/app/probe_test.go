@@ -34,7 +34,13 @@ func (p *probes) count(name string) int {
 	return p.runs[name]
 }
 
+// question is what the probes ask their client.
+var question = map[string]atlas.ClientRequest{"q": {Method: "elicitation/create", Params: json.RawMessage(`{"message":"Which text?"}`)}}
+
 const probeInput = `{"type":"object","properties":{"text":{"type":"string","maxLength":100}},"additionalProperties":false}`
+
+// asks are the probes that ask their client when they are run.
+var asks = map[string]bool{"probe_confirm": true}
 
 // tools returns the probes.
 func (p *probes) tools(call atlas.Handler) []*atlas.Tool {
@@ -88,10 +94,26 @@ func (p *probes) tools(call atlas.Handler) []*atlas.Tool {
 		}, func(_ context.Context, _ atlas.Call, n int) (string, error) {
 			return fmt.Sprintf(`{"run":%d}`, n), nil
 		}},
+		{"probe_confirm", func(t *atlas.Tool) {
+			t.ReadOnly, t.Destructive, t.Effects, t.Scopes = false, true, atlas.EffectsWrite, []string{"tool:probe:write"}
+		}, func(_ context.Context, _ atlas.Call, n int) (string, error) {
+			return fmt.Sprintf(`{"run":%d}`, n), nil
+		}},
 		{"probe_delete", func(t *atlas.Tool) {
 			t.ReadOnly, t.Destructive, t.Effects, t.Scopes = false, true, atlas.EffectsWrite, []string{"tool:probe:write"}
 		}, func(_ context.Context, _ atlas.Call, n int) (string, error) {
 			return fmt.Sprintf(`{"run":%d}`, n), nil
+		}},
+		{"probe_ask", func(t *atlas.Tool) {
+			t.Resource = func(atlas.Call) string { return "probe/probe_echo" }
+			t.Ask = func(_ context.Context, c atlas.Call) (json.RawMessage, *atlas.Ask, error) {
+				if c.Reply == nil {
+					return nil, &atlas.Ask{Requests: question}, nil
+				}
+				return c.Reply.Answers["q"], nil, nil
+			}
+		}, func(_ context.Context, c atlas.Call, _ int) (string, error) {
+			return string(c.Args.Raw), nil
 		}},
 		{"probe_parent", func(t *atlas.Tool) { t.Level, t.Source = atlas.Composed, "" }, func(ctx context.Context, c atlas.Call, n int) (string, error) {
 			res, err := call(ctx, c.Child(fmt.Sprintf("req_child%d", n), "probe_echo", json.RawMessage(`{"text":"child"}`)))
@@ -110,6 +132,9 @@ func (p *probes) tools(call atlas.Handler) []*atlas.Tool {
 			k.set(t)
 		}
 		t.Run = func(ctx context.Context, c atlas.Call) (atlas.Result, error) {
+			if asks[k.name] && c.Reply == nil {
+				return atlas.Result{Ask: &atlas.Ask{Requests: question}}, nil
+			}
 			out, err := k.run(ctx, c, p.ran(k.name))
 			if err != nil {
 				return atlas.Result{}, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -62,6 +63,9 @@ rules:
 //	metric LINE                 a line of /metrics
 //	approve                     the approval that the last failure names, as approver@ the same tenant
 //	key K                       idempotency key of the calls that follow
+//	client elicit               the client can be asked from here on
+//	asked                       the answer is a question to the client
+//	reply {"text":"x"}          the last call again, with that as the client's answer
 //	next                        the last call again, with the cursor that it gave
 type script struct {
 	t      *testing.T
@@ -71,6 +75,7 @@ type script struct {
 
 	who  *atlas.Principal
 	key  string
+	can  atlas.Client
 	last atlas.Call
 	res  atlas.Result
 	err  error
@@ -146,6 +151,14 @@ func (s *script) line(line string) error {
 		}
 	case "list":
 		s.do(func(ctx context.Context) (atlas.Result, error) { return s.app.List(ctx, s.who) })
+	case "client":
+		s.can.Elicit = rest == "elicit"
+	case "reply":
+		if s.res.Ask == nil {
+			return errors.New("nothing was asked")
+		}
+		s.last.Reply = &atlas.Reply{Answers: map[string]json.RawMessage{"q": json.RawMessage(rest)}, State: s.res.Ask.State}
+		s.do(func(ctx context.Context) (atlas.Result, error) { return s.app.Handle(ctx, s.last) })
 	case "key":
 		s.key = rest
 	case "next":
@@ -189,7 +202,7 @@ func (s *script) as(who string) error {
 
 func (s *script) call(name, args string) {
 	call := s.app.NewCall(s.who, name, []byte(args))
-	call.IdempotencyKey = s.key
+	call.IdempotencyKey, call.Client = s.key, s.can
 	s.last = call
 	s.do(func(ctx context.Context) (atlas.Result, error) { return s.app.Handle(ctx, call) })
 }
@@ -228,6 +241,10 @@ func (s *script) expect(word, rest string) error {
 	switch word {
 	case "ok":
 		return s.err
+	case "asked":
+		if s.err != nil || s.res.Ask == nil {
+			return fmt.Errorf("got %s, %v", s.text(), s.err) //nolint:errorlint // shown, not inspected; it may be nil
+		}
 	case "fail":
 		if got := atlas.CodeOf(s.err); string(got) != rest || isPanic(s.err) {
 			return fmt.Errorf("got %q (%v)", got, s.err) //nolint:errorlint // shown, not inspected; it may be nil
