@@ -85,7 +85,7 @@ func (w *writer) object(m map[string]any, depth int) error {
 		w.keys = append(w.keys, k)
 	}
 	to := len(w.keys)
-	slices.SortFunc(w.keys[from:to], compareKeys)
+	slices.SortFunc(w.keys[from:to], compareKeys[string])
 	w.out = append(w.out, '{')
 	for i := from; i < to; i++ {
 		if i > from {
@@ -167,7 +167,7 @@ func (w *writer) string(s string) error {
 // compareKeys orders keys by UTF-16 code units (RFC 8785 section 3.2.3). That is the order of the
 // UTF-8 bytes, save that characters beyond U+FFFF come before U+E000 to U+FFFF: their surrogates
 // are smaller.
-func compareKeys(a, b string) int {
+func compareKeys[T string | []byte](a, b T) int {
 	for i := range min(len(a), len(b)) {
 		x, y := a[i], b[i]
 		if x == y {
