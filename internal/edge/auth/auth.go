@@ -1,7 +1,9 @@
-// Package auth turns a bearer token into a principal, as an OAuth 2.1 resource server: JSON Web
-// Tokens (RFC 9068, RFC 8725) checked against the key set of the issuer that they name. Issuing
-// tokens is issuer's, choosing the acting tenant is tenant's, and what a principal may do is
-// policy's.
+// Package auth turns an access token into a principal, as an OAuth 2.1 resource server: JSON Web
+// Tokens (RFC 9068, RFC 8725) checked against the key set of the issuer that they name, opaque tokens
+// by introspection (RFC 7662), and proofs of possession (DPoP, RFC 9449). Issuing tokens is issuer's,
+// choosing the acting tenant is tenant's, and what a principal may do is policy's.
+//
+// A token goes nowhere else: not into a log, not to a source, and to no issuer but its own.
 package auth
 
 import (
@@ -10,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -18,44 +21,78 @@ import (
 
 	"github.com/MicahParks/jwkset"
 	"github.com/MicahParks/keyfunc/v3"
-	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
 )
 
-// maxToken bounds what is parsed before anything is known about a token.
-const maxToken = 8 << 10
-
-// Deps are what the program gives to a Verifier.
+// Deps are what the program gives to a Verifier. Functions must be safe for concurrent use.
 type Deps struct {
 	// Keys are key sets that the program holds itself, by issuer, such as the embedded issuer's.
 	Keys map[string]jwkset.Storage
 	// DevTokens are principals by token, for development mode.
 	DevTokens map[string]*atlas.Principal
-	// Client reads key sets; nil means a client of its own that follows no redirect.
-	Client    *http.Client
-	Challenge edge.Challenge
+	// Client reads key sets and metadata and asks about opaque tokens; nil means a client of its own that
+	// follows no redirect.
+	Client *http.Client
+	// PublicURL is where clients find the server, such as https://atlas.example: what the htu of a DPoP
+	// proof must say, before the request's path. Without it, DPoP is off.
+	PublicURL string
+	// NonceKey makes DPoP nonces; servers that share it accept each other's. Default: random.
+	NonceKey []byte
+	// Revoked reports whether a token was revoked. It is asked about every request. It may be nil.
+	Revoked func(issuer, tokenID string) bool
+	// RoleScopes returns the scopes of a role, for issuers with scopes_from_roles. It may be nil.
+	RoleScopes func(role string) []string
+	// Tools names the tools that a principal sees, for explanations. It may be nil.
+	Tools func(*atlas.Principal) []string
+
+	Challenge edge.Challenge // DPoP is added to it where it is on
 	Log       *slog.Logger
 }
 
-// A Verifier checks tokens. It is safe for concurrent use. Its cache of verified tokens and its
-// key sets may be dropped at any time: it only costs time.
+// A Verifier checks tokens. It is safe for concurrent use. Its caches and key sets may be dropped at any
+// time: it only costs time. What it remembers of DPoP proofs may not, see [DPoP].
 type Verifier struct {
-	cfg       Config
-	issuers   map[string]*trusted
-	dev       map[[32]byte]*atlas.Principal // by SHA-256 of the token
-	parser    *jwt.Parser
-	verified  *verified
-	challenge edge.Challenge
-	log       *slog.Logger
+	cfg        Config
+	issuers    map[string]*trusted
+	names      []string                  // of the issuers, sorted
+	opaque     []*trusted                // issuers that can be asked about opaque tokens
+	dev        map[[32]byte]*edge.Caller // by SHA-256 of the token
+	verified   *verified
+	proofs     *proofs
+	revoked    func(issuer, tokenID string) bool
+	roleScopes func(role string) []string
+	tools      func(*atlas.Principal) []string
+	challenge  edge.Challenge
+	client     *http.Client
+	log        *slog.Logger
 }
 
-// trusted is an issuer and its keys.
+// trusted is an issuer, ready for use.
 type trusted struct {
 	Issuer
-	keys   keyfunc.Keyfunc
-	remote *remoteKeys // nil if the program holds the keys
+	keys   keyfunc.Keyfunc // nil if only introspection tells
+	store  jwkset.Storage  // behind keys
+	remote *remoteKeys     // nil if the program holds the keys
+	asker  *introspector   // nil without introspection
+
+	tenantAt, scope, subject path
+	roleAt                   []path
+	ownTenant                bool // claims.tenant is the issuer's own setting
+	require                  []requirement
+	requireJTI               bool
+	dpop                     string
+}
+
+type requirement struct {
+	at   path
+	want string
+}
+
+// confined reports whether the issuer speaks for certain tenants only.
+func (t *trusted) confined() bool {
+	return len(t.Tenants) > 0 || t.Tenant != "" || len(t.TenantMap) > 0
 }
 
 // New returns a Verifier. It asks nobody for keys: [Verifier.Run] and the first token do.
@@ -64,52 +101,124 @@ func New(cfg Config, deps Deps) (*Verifier, error) {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
 	cfg = cfg.withDefaults()
-	client := deps.Client
-	if client == nil {
-		client = &http.Client{
+	v := &Verifier{
+		cfg: cfg, challenge: deps.Challenge, log: deps.Log, client: deps.Client,
+		issuers:  make(map[string]*trusted, len(cfg.Issuers)),
+		dev:      make(map[[32]byte]*edge.Caller),
+		verified: newVerified(cfg.CacheSize),
+		revoked:  deps.Revoked, roleScopes: deps.RoleScopes, tools: deps.Tools,
+	}
+	if v.client == nil {
+		v.client = &http.Client{
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
-	}
-	v := &Verifier{
-		cfg: cfg, challenge: deps.Challenge, log: deps.Log,
-		issuers:  make(map[string]*trusted, len(cfg.Issuers)),
-		dev:      make(map[[32]byte]*atlas.Principal),
-		verified: newVerified(cfg.CacheSize),
-		parser: jwt.NewParser(
-			jwt.WithValidMethods(cfg.Algorithms), jwt.WithExpirationRequired(), jwt.WithIssuedAt(),
-			jwt.WithLeeway(cfg.ClockSkew), jwt.WithStrictDecoding(), jwt.WithJSONNumber(),
-		),
 	}
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
 	}
+	if v.revoked == nil {
+		v.revoked = func(string, string) bool { return false }
+	}
+	if v.roleScopes == nil {
+		v.roleScopes = func(string) []string { return nil }
+	}
+	var err error
+	if v.proofs, err = newProofs(cfg.DPoP, deps.PublicURL, deps.NonceKey); err != nil {
+		return nil, fmt.Errorf("auth: %w", err)
+	}
+	bound, bearer := false, cfg.Development
 	for _, is := range cfg.Issuers {
-		t := &trusted{Issuer: is}
-		store := deps.Keys[is.Issuer]
-		switch {
-		case store != nil && is.JWKSURL != "":
-			return nil, fmt.Errorf("auth: issuer %q has both its own keys and a jwks_url", is.Issuer)
-		case store == nil && is.JWKSURL == "":
-			return nil, fmt.Errorf("auth: issuer %q needs a jwks_url", is.Issuer)
-		case store == nil:
-			t.remote = newRemoteKeys(is.JWKSURL, client, cfg)
-			store = t.remote
-		}
-		var err error
-		if t.keys, err = keyfunc.New(keyfunc.Options{Storage: store}); err != nil {
+		t, err := v.trust(is, deps)
+		if err != nil {
 			return nil, fmt.Errorf("auth: issuer %q: %w", is.Issuer, err)
 		}
 		v.issuers[is.Issuer] = t
+		if t.asker != nil {
+			v.opaque = append(v.opaque, t)
+		}
+		bound = bound || t.dpop != dpopOff
+		bearer = bearer || t.dpop != dpopRequired
+	}
+	v.names = slices.Sorted(maps.Keys(v.issuers))
+	if bound {
+		v.challenge.DPoPAlgs, v.challenge.DPoPOnly = proofAlgorithms, !bearer
 	}
 	if cfg.Development {
 		for token, p := range deps.DevTokens {
 			if _, err := atlas.ParseTenantID(string(p.Tenant)); err != nil || p.Subject == "" || len(token) < 8 {
 				return nil, errors.New("auth: a development token needs 8 characters, a tenant and a subject")
 			}
-			v.dev[sha256.Sum256([]byte(token))] = p
+			v.dev[sha256.Sum256([]byte(token))] = &edge.Caller{Principal: p, Tenant: p.Tenant}
 		}
 	}
 	return v, nil
+}
+
+// trust makes an issuer ready.
+func (v *Verifier) trust(is Issuer, deps Deps) (*trusted, error) {
+	t := &trusted{Issuer: is, store: deps.Keys[is.Issuer], dpop: is.DPoP, ownTenant: is.Claims.Tenant != ""}
+	t.requireJTI = is.RequireJTI == nil || *is.RequireJTI
+	if deps.PublicURL == "" {
+		if is.DPoP == dpopRequired {
+			return nil, errors.New("dpop: required needs the server's public URL")
+		}
+		t.dpop = dpopOff
+	}
+	discover := is.Discover == nil || *is.Discover
+	switch {
+	case t.store != nil && is.JWKSURL != "":
+		return nil, errors.New("has both its own keys and a jwks_url")
+	case t.store != nil:
+	case is.JWKSURL != "":
+		t.remote = newRemoteKeys(is.JWKSURL, v.client, v.cfg)
+	case discover:
+		if err := secureURL(is.Issuer); err != nil {
+			return nil, fmt.Errorf("needs a jwks_url, or a URL as its name that can be discovered: %w", err)
+		}
+		t.remote = newRemoteKeys("", v.client, v.cfg)
+		t.remote.issuer = is.Issuer
+	case is.Introspection == nil:
+		return nil, errors.New("needs a jwks_url, discover or introspection")
+	}
+	if t.remote != nil {
+		t.store = t.remote
+	}
+	var err error
+	if t.store != nil {
+		if t.keys, err = keyfunc.New(keyfunc.Options{Storage: t.store}); err != nil {
+			return nil, err
+		}
+	}
+	if is.Introspection != nil {
+		if t.asker, err = newIntrospector(*is.Introspection, is.Issuer, v.client, v.log.With("issuer", is.Issuer)); err != nil {
+			return nil, err
+		}
+	}
+	return t, t.paths(v.cfg)
+}
+
+// paths parses what Validate has checked.
+func (t *trusted) paths(cfg Config) error {
+	tenant := t.Claims.Tenant
+	if tenant == "" {
+		tenant = cfg.TenantClaim
+	}
+	single, err := parsePaths([]string{tenant, t.Claims.Scope, t.Claims.Subject})
+	if err != nil {
+		return err
+	}
+	t.tenantAt, t.scope, t.subject = single[0], single[1], single[2]
+	if t.roleAt, err = parsePaths(t.Claims.Roles); err != nil {
+		return err
+	}
+	for _, at := range slices.Sorted(maps.Keys(t.Require)) {
+		p, err := parsePath(at)
+		if err != nil {
+			return err
+		}
+		t.require = append(t.require, requirement{p, t.Require[at]})
+	}
+	return nil
 }
 
 // Run reads the key sets of all issuers now and from time to time until ctx ends; then it returns
@@ -126,41 +235,94 @@ func (v *Verifier) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready returns an error while an issuer's keys are not known, for readiness checks.
+// Ready returns an error while no token of any issuer could be checked, for readiness checks. One
+// issuer's outage does not take the server from the tenants of the others; [Verifier.Probe] tells it.
 func (v *Verifier) Ready(context.Context) error {
-	for _, t := range v.issuers {
-		if t.remote != nil && !t.remote.usable(time.Now()) {
-			return fmt.Errorf("no keys of issuer %q", t.Issuer.Issuer)
+	var without []string
+	for name, t := range v.issuers {
+		if t.remote == nil || t.remote.usable(time.Now()) {
+			return nil
 		}
+		without = append(without, name)
 	}
-	return nil
+	if len(without) == 0 {
+		return nil
+	}
+	slices.Sort(without)
+	return fmt.Errorf("no keys of issuer %s", strings.Join(without, ", "))
 }
 
-// Verify returns the principal of token. remote is the address of the peer, or "" if it is unknown
-// or behind a proxy; only development tokens ask for it. The failures are missing_token,
+// Verify returns the principal of a bearer token. remote is the address of the peer, or "" if it is
+// unknown or behind a proxy; only development tokens ask for it. The failures are missing_token,
 // invalid_token, token_expired and no_tenant, whose hints do not say what else is wrong, and
-// state_unavailable while the issuer's keys are not known.
+// state_unavailable while the issuer's keys are not known or the issuer cannot be asked. A token that is
+// bound to a key is invalid as a bearer token.
 func (v *Verifier) Verify(ctx context.Context, token, remote string) (*atlas.Principal, error) {
-	if token == "" {
-		return nil, atlas.Errorf(atlas.CodeMissingToken, nil, "")
-	}
-	if len(token) > maxToken {
-		return nil, invalid(errors.New("longer than the limit"))
-	}
-	sum := sha256.Sum256([]byte(token))
-	if p, ok := v.dev[sum]; ok && edge.IsLoopback(remote) {
-		return p, nil
-	}
-	now := time.Now()
-	if p := v.verified.get(sum, now); p != nil {
-		return p, nil
-	}
-	p, err := v.verify(ctx, token)
+	e, err := v.accept(ctx, token, remote)
 	if err != nil {
 		return nil, err
 	}
-	v.verified.put(sum, p, now, minTime(p.Expiry, now.Add(v.cfg.CacheTTL)))
-	return p, nil
+	if e.jkt != "" {
+		return nil, invalid(errBoundAsBearer)
+	}
+	return e.caller.Principal, nil
+}
+
+// accept returns who the token is for and the key it is bound to, from the cache if it can.
+func (v *Verifier) accept(ctx context.Context, token, remote string) (seen, error) {
+	if token == "" {
+		return seen{}, atlas.Errorf(atlas.CodeMissingToken, nil, "")
+	}
+	if len(token) > maxToken {
+		return seen{}, invalid(errors.New("longer than the limit"))
+	}
+	sum := sha256.Sum256([]byte(token))
+	if len(v.dev) > 0 {
+		if c, ok := v.dev[sum]; ok && edge.IsLoopback(remote) {
+			return seen{caller: c}, nil
+		}
+	}
+	now := time.Now()
+	if e, ok := v.verified.get(sum, now); ok {
+		if p := e.caller.Principal; v.revoked(p.Issuer, p.TokenID) {
+			return seen{}, invalid(errors.New("revoked"))
+		}
+		return e, nil
+	}
+	in := &inspection{v: v, token: token, sum: sum, now: now}
+	if f := in.run(ctx); f != nil {
+		return seen{}, in.refusal(ctx, f)
+	}
+	ttl := v.cfg.CacheTTL
+	if in.from.asker != nil {
+		ttl = min(ttl, in.from.asker.cfg.CacheTTL)
+	}
+	p := in.p // alone: the cache must not hold the token
+	p.Claims = in.claims
+	e := seen{caller: &edge.Caller{Principal: &p, Tenant: p.Tenant}, jkt: in.jkt, until: minTime(p.Expiry, now.Add(ttl))}
+	v.verified.put(sum, e, now)
+	return e, nil
+}
+
+// refusal is what the caller is told of a fault.
+func (in *inspection) refusal(ctx context.Context, f *fault) error {
+	switch f.code {
+	case "":
+		if err := ctx.Err(); err != nil && errors.Is(f, err) {
+			return err
+		}
+		return invalid(f)
+	case atlas.CodeStateUnavailable:
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return &atlas.Error{
+			Code: f.code, RetryAfter: unknownPause, Err: f,
+			Hint: "tokens cannot be checked at the moment; wait, then try again",
+		}
+	default:
+		return atlas.Errorf(f.code, f, "")
+	}
 }
 
 func minTime(a, b time.Time) time.Time {
@@ -171,143 +333,3 @@ func minTime(a, b time.Time) time.Time {
 }
 
 func invalid(cause error) *atlas.Error { return atlas.Errorf(atlas.CodeInvalidToken, cause, "") }
-
-// verify checks a token from scratch: header and issuer first, then the signature, then the claims.
-func (v *Verifier) verify(ctx context.Context, token string) (*atlas.Principal, error) {
-	var from *trusted
-	claims := jwt.MapClaims{}
-	_, err := v.parser.ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
-		var err error
-		if from, err = v.issuerOf(t, claims); err != nil {
-			return nil, err
-		}
-		return from.keys.KeyfuncCtx(ctx)(t)
-	})
-	// Nothing but expiry may be said, and only of a token that was once good here.
-	expired := err != nil && onlyExpired(err)
-	if err != nil && !expired {
-		if cerr := ctx.Err(); cerr != nil {
-			return nil, cerr
-		}
-		if errors.Is(err, errNoKeys) { // the token may be good; 401 would make the client throw it away
-			return nil, &atlas.Error{
-				Code: atlas.CodeStateUnavailable, RetryAfter: unknownPause, Err: err,
-				Hint: "tokens cannot be checked at the moment; wait, then try again",
-			}
-		}
-		return nil, invalid(err)
-	}
-	p, perr := v.principal(from, claims)
-	switch {
-	case expired && (perr == nil || atlas.CodeOf(perr) == atlas.CodeNoTenant):
-		return nil, atlas.Errorf(atlas.CodeTokenExpired, err, "")
-	case perr != nil:
-		return nil, perr
-	}
-	return p, nil
-}
-
-// onlyExpired reports whether a token's signature is good and its expiry is all that is wrong.
-func onlyExpired(err error) bool {
-	if !errors.Is(err, jwt.ErrTokenExpired) {
-		return false
-	}
-	for _, other := range []error{
-		jwt.ErrTokenSignatureInvalid, jwt.ErrTokenUnverifiable, jwt.ErrTokenMalformed,
-		jwt.ErrTokenNotValidYet, jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenRequiredClaimMissing, jwt.ErrInvalidType,
-	} {
-		if errors.Is(err, other) {
-			return false
-		}
-	}
-	return true
-}
-
-// issuerOf checks a token's header and returns the issuer that its iss names. The token's signature
-// is not checked yet; it will be, with a key of that issuer only.
-func (v *Verifier) issuerOf(t *jwt.Token, claims jwt.MapClaims) (*trusted, error) {
-	typ, _ := t.Header["typ"].(string)
-	// RFC 7515 section 4.1.9: the "application/" prefix may be left out; media types have no case.
-	typ = strings.TrimPrefix(strings.ToLower(typ), "application/")
-	if !slices.ContainsFunc(v.cfg.Types, func(s string) bool { return strings.EqualFold(s, typ) }) {
-		return nil, errors.New("typ is not accepted")
-	}
-	if kid, ok := t.Header["kid"].(string); !ok || kid == "" || len(kid) > 256 {
-		return nil, errors.New("no kid") // without one, any key of the set would do
-	}
-	if _, ok := t.Header["crit"]; ok {
-		return nil, errors.New("crit names extensions that are not understood") // RFC 7515 section 4.1.11
-	}
-	iss, err := claims.GetIssuer()
-	if err != nil {
-		return nil, err
-	}
-	from := v.issuers[iss]
-	if from == nil {
-		return nil, errors.New("unknown issuer")
-	}
-	return from, nil
-}
-
-// principal reads the claims of a token whose signature is good.
-func (v *Verifier) principal(from *trusted, claims jwt.MapClaims) (*atlas.Principal, error) {
-	aud, err := claims.GetAudience()
-	if err != nil {
-		return nil, invalid(err)
-	}
-	if !slices.ContainsFunc(aud, func(a string) bool { return slices.Contains(from.Audience, a) }) {
-		return nil, invalid(jwt.ErrTokenInvalidAudience)
-	}
-	exp, err := claims.GetExpirationTime()
-	if err != nil || exp == nil {
-		return nil, invalid(errors.New("no exp"))
-	}
-	if iat, err := claims.GetIssuedAt(); err != nil || iat == nil {
-		return nil, invalid(errors.New("no iat"))
-	}
-	sub, _ := claims["sub"].(string)
-	jti, _ := claims["jti"].(string)
-	if sub == "" || jti == "" {
-		return nil, invalid(errors.New("no sub or no jti"))
-	}
-	tenant, _ := claims[v.cfg.TenantClaim].(string)
-	if tenant == "" {
-		return nil, atlas.Errorf(atlas.CodeNoTenant, nil, "")
-	}
-	id, err := atlas.ParseTenantID(tenant)
-	if err != nil {
-		return nil, atlas.Errorf(atlas.CodeNoTenant, err, "the token's tenant is not a tenant id; ask your administrator")
-	}
-	if len(from.Tenants) > 0 && !slices.Contains(from.Tenants, tenant) {
-		return nil, invalid(errors.New("the issuer may not speak for the tenant"))
-	}
-	roles := words(claims[v.cfg.RolesClaim])
-	for i, r := range roles {
-		roles[i] = strings.TrimPrefix(r, "role:")
-	}
-	var delegator string
-	if act, ok := claims["act"].(map[string]any); ok {
-		delegator, _ = act["sub"].(string)
-	}
-	return &atlas.Principal{
-		Subject: sub, Tenant: id, Roles: roles, Scopes: words(claims["scope"]), Delegator: delegator,
-		Issuer: from.Issuer.Issuer, TokenID: jti, Expiry: exp.Time, Claims: claims,
-	}, nil
-}
-
-// words reads a claim that is one string of words or an array of strings; all else is no words.
-func words(claim any) []string {
-	switch c := claim.(type) {
-	case string:
-		return strings.Fields(c)
-	case []any:
-		var out []string
-		for _, e := range c {
-			if s, ok := e.(string); ok && s != "" {
-				out = append(out, s)
-			}
-		}
-		return out
-	}
-	return nil
-}

@@ -673,8 +673,16 @@ func TestConfigMistakesAreAllNamed(t *testing.T) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
 	}
-	if _, err := auth.New(auth.Config{Issuers: []auth.Issuer{{Issuer: issA, Audience: []string{aud}}}}, auth.Deps{}); err == nil {
-		t.Error("accepted an issuer without keys")
+	for name, is := range map[string]auth.Issuer{
+		"no keys, not discovered": {Issuer: issA, Discover: new(false)},
+		"a name that is no URL":   {Issuer: "corp"},
+		"a name in clear text":    {Issuer: "http://a.example"},
+		"DPoP without own URL":    {Issuer: issA, DPoP: "required"},
+	} {
+		is.Audience = []string{aud}
+		if _, err := auth.New(auth.Config{Issuers: []auth.Issuer{is}}, auth.Deps{}); err == nil {
+			t.Errorf("accepted %s", name)
+		}
 	}
 }
 

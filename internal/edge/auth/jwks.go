@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"sync/atomic"
@@ -21,7 +20,6 @@ const (
 	// unknownPause is how often, at most, tokens can make us ask an issuer for its keys. It is also
 	// how long every unknown kid stays unknown, so that a flood of them costs a map lookup each.
 	unknownPause = 10 * time.Second
-	minRSABits   = 2048 // RFC 7518 section 3.3
 )
 
 // errNoKeys says that an issuer's keys are not known, so that nothing can be said about its tokens.
@@ -33,22 +31,29 @@ var errNoKeys = errors.New("no current keys")
 type remoteKeys struct {
 	*jwkset.MemoryJWKSet // read by keyfunc; replaced as a whole
 
-	url     string
+	issuer  string // if set, url is found in its metadata
 	client  *http.Client
 	refresh time.Duration
 	maxAge  time.Duration
 
+	url atomic.Pointer[string] // of the key set; nil until it is discovered
+
 	fetching chan struct{} // holds one element while the issuer is being asked
 	fetched  atomic.Int64  // Unix nanoseconds of the last success; 0 for never
 	asked    atomic.Int64  // of the last attempt
+	skew     atomic.Int64  // nanoseconds that the issuer's Date was ahead, at the last success
 }
 
 func newRemoteKeys(url string, client *http.Client, cfg Config) *remoteKeys {
-	return &remoteKeys{
+	r := &remoteKeys{
 		MemoryJWKSet: jwkset.NewMemoryStorage(),
-		url:          url, client: client, refresh: cfg.KeysRefresh, maxAge: cfg.KeysMaxAge,
+		client:       client, refresh: cfg.KeysRefresh, maxAge: cfg.KeysMaxAge,
 		fetching: make(chan struct{}, 1),
 	}
+	if url != "" {
+		r.url.Store(&url)
+	}
+	return r
 }
 
 // KeyRead returns the key of the given id. An id that is not known makes it read the key set again,
@@ -96,13 +101,22 @@ func (r *remoteKeys) askedWithin(d time.Duration) bool {
 	return at != 0 && time.Since(time.Unix(0, at)) < d
 }
 
+// refetch asks the issuer now, after whoever is asking it.
+func (r *remoteKeys) refetch(ctx context.Context) error {
+	select {
+	case r.fetching <- struct{}{}: // held for fetchTimeout at most
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.fetching }()
+	return r.fetch(ctx)
+}
+
 // run reads the key set now and every refresh until ctx ends. After a failure it tries again
 // sooner.
 func (r *remoteKeys) run(ctx context.Context, log *slog.Logger) {
 	for {
-		r.fetching <- struct{}{} // held for fetchTimeout at most
-		err := r.fetch(ctx)
-		<-r.fetching
+		err := r.refetch(ctx)
 		wait := r.refresh
 		if err != nil && ctx.Err() == nil {
 			wait = min(wait, unknownPause)
@@ -124,25 +138,18 @@ func (r *remoteKeys) fetch(ctx context.Context) error {
 	r.asked.Store(time.Now().UnixNano())
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url, nil)
+	if r.issuer != "" {
+		url, err := discover(ctx, r.client, r.issuer)
+		switch {
+		case err == nil:
+			r.url.Store(&url)
+		case r.url.Load() == nil: // else the keys are looked for where they were
+			return err
+		}
+	}
+	body, date, err := get(ctx, r.client, *r.url.Load(), maxJWKS)
 	if err != nil {
 		return fmt.Errorf("key set: %w", err)
-	}
-	req.Header.Set("Accept", "application/jwk-set+json, application/json")
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return fmt.Errorf("key set: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("key set: status %d", resp.StatusCode)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxJWKS+1))
-	if err != nil {
-		return fmt.Errorf("key set: %w", err)
-	}
-	if len(body) > maxJWKS {
-		return errors.New("key set: is larger than the limit")
 	}
 	keys, err := parseJWKS(body)
 	if err != nil {
@@ -151,7 +158,11 @@ func (r *remoteKeys) fetch(ctx context.Context) error {
 	if err := r.KeyReplaceAll(ctx, keys); err != nil {
 		return fmt.Errorf("key set: %w", err)
 	}
-	r.fetched.Store(time.Now().UnixNano())
+	now := time.Now()
+	r.fetched.Store(now.UnixNano())
+	if !date.IsZero() {
+		r.skew.Store(int64(date.Sub(now.Truncate(time.Second))))
+	}
 	return nil
 }
 
@@ -174,7 +185,7 @@ func parseJWKS(body []byte) ([]jwkset.JWK, error) {
 		if m.KID == "" || m.USE != "" && m.USE != jwkset.UseSig || m.KTY == jwkset.KtyOct {
 			continue
 		}
-		if k, ok := jwk.Key().(*rsa.PublicKey); ok && k.N.BitLen() < minRSABits {
+		if k, ok := jwk.Key().(*rsa.PublicKey); ok && (k.N.BitLen() < minRSABits || k.N.BitLen() > maxRSABits) {
 			continue
 		}
 		keys = append(keys, jwk)

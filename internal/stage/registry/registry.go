@@ -1,6 +1,10 @@
 // Package registry is the stage that knows the tools: it answers lists with the tools that the
 // caller may see, and gives each call its tool. A tool that the caller may not see is answered
 // exactly like one that does not exist. Who may see what is decided by policy, not here.
+//
+// The one exception is step-up (RFC 6750 section 3.1): a caller whose roles may have the scopes of a tool,
+// and whom policy would show it with them, is told which scopes to ask for. He could find out anyway, by
+// asking his issuer for them; nobody else can tell the tool from one that does not exist.
 package registry
 
 import (
@@ -37,6 +41,10 @@ type Config struct {
 	// Claim is the name of a token claim, a list or a text with spaces, that narrows further to the
 	// toolsets it names; default: "toolsets".
 	Claim string `yaml:"claim"`
+	// Obtainable reports whether the caller's roles may have a scope that the token lacks. The program
+	// sets it; nil switches step-up off. Like Visibility, it must give the same answer for the same principal
+	// for as long as the registry lives.
+	Obtainable func(p *atlas.Principal, scope string) bool `yaml:"-"`
 }
 
 // Validate reports all mistakes, joined. Names of toolsets are checked by [New], which knows the tools.
@@ -73,6 +81,8 @@ type Registry struct {
 	sets   map[string]map[string]bool // toolset → names of tools
 	claim  string
 
+	obtainable func(*atlas.Principal, string) bool // never nil
+
 	mu    sync.Mutex // guards views
 	views map[viewKey]*view
 }
@@ -86,8 +96,12 @@ func New(tools []*atlas.Tool, vis Visibility, cfg Config) (*Registry, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
+	if cfg.Obtainable == nil {
+		cfg.Obtainable = func(*atlas.Principal, string) bool { return false }
+	}
 	r := &Registry{
-		tools: slices.Clone(tools), byName: make(map[string]*atlas.Tool, len(tools)), vis: vis, claim: cfg.Claim,
+		obtainable: cfg.Obtainable,
+		tools:      slices.Clone(tools), byName: make(map[string]*atlas.Tool, len(tools)), vis: vis, claim: cfg.Claim,
 		roles: map[string]map[string]bool{}, sets: map[string]map[string]bool{}, views: map[viewKey]*view{},
 	}
 	slices.SortFunc(r.tools, func(a, b *atlas.Tool) int { return cmp.Compare(a.Name, b.Name) })
@@ -159,8 +173,9 @@ func (r *Registry) Visible(p *atlas.Principal, tenant atlas.TenantID) []*atlas.T
 }
 
 // Stage answers lists and gives calls their tool, by the kind that they ask for. The list of one
-// caller is the same slice each time until his view is made anew. A name that is unknown and one that is not visible
-// take the same way: one look-up in the set of the caller's own tools.
+// caller is the same slice each time until his view is made anew. A name that is unknown and one that is
+// not visible take the same way: a look-up among the caller's own tools, and one among those that more
+// scopes would give him, which were found before anybody asked.
 func (r *Registry) Stage(next atlas.Handler) atlas.Handler {
 	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
 		v := r.view(call.Principal, call.Tenant)
@@ -172,7 +187,7 @@ func (r *Registry) Stage(next atlas.Handler) atlas.Handler {
 		}
 		t, ok := v.byName[call.Name]
 		if !ok || t.Kind != call.Kind {
-			return atlas.Result{}, &atlas.Error{Code: atlas.CodeToolNotFound}
+			return atlas.Result{}, v.refusal(call)
 		}
 		call.Tool = t
 		return next(ctx, call)
@@ -185,6 +200,15 @@ type view struct {
 	made      time.Time
 	kinds     [3][]*atlas.Tool // by kind, each sorted by name
 	byName    map[string]*atlas.Tool
+	stepUp    map[string]*atlas.Tool // tools that only scopes keep from the caller
+}
+
+// refusal is the answer to a call of what the caller does not see.
+func (v *view) refusal(call atlas.Call) *atlas.Error {
+	if t, ok := v.stepUp[call.Name]; ok && t.Kind == call.Kind {
+		return (&atlas.Error{Code: atlas.CodeInsufficientScope}).With("scopes", t.Scopes)
+	}
+	return &atlas.Error{Code: atlas.CodeToolNotFound}
 }
 
 // A viewKey finds a view; whether it is really that caller's is then checked on the whole principal,
@@ -225,14 +249,35 @@ func same(a, b *atlas.Principal) bool {
 
 func (r *Registry) makeView(p *atlas.Principal, tenant atlas.TenantID) *view {
 	allowed := r.restriction(p)
-	v := &view{principal: p, made: time.Now(), byName: map[string]*atlas.Tool{}}
+	v := &view{principal: p, made: time.Now(), byName: map[string]*atlas.Tool{}, stepUp: map[string]*atlas.Tool{}}
 	for _, t := range r.tools {
-		if allowed(t.Name) && p.HasScopes(t.Scopes) && r.vis.Visible(p, tenant, t) {
-			v.kinds[t.Kind] = append(v.kinds[t.Kind], t)
-			v.byName[t.Name] = t
+		switch {
+		case !allowed(t.Name):
+		case p.HasScopes(t.Scopes):
+			if r.vis.Visible(p, tenant, t) {
+				v.kinds[t.Kind] = append(v.kinds[t.Kind], t)
+				v.byName[t.Name] = t
+			}
+		case r.withinReach(p, tenant, t):
+			v.stepUp[t.Name] = t
 		}
 	}
 	return v
+}
+
+// withinReach reports whether p would see the tool with the scopes that it lacks, and may have them all.
+func (r *Registry) withinReach(p *atlas.Principal, tenant atlas.TenantID, t *atlas.Tool) bool {
+	more := *p
+	more.Scopes = slices.Clip(p.Scopes)
+	for _, s := range t.Scopes {
+		if !p.HasScope(s) {
+			if !r.obtainable(p, s) {
+				return false
+			}
+			more.Scopes = append(more.Scopes, s)
+		}
+	}
+	return r.vis.Visible(&more, tenant, t)
 }
 
 // restriction returns the test of the caller's toolsets: of its roles, and of its token's claim.
