@@ -63,7 +63,7 @@ func Open(ctx context.Context, dir string, env []string) (*Cache, error) {
 // Install installs the packages that package.json and package-lock.json in files pin, unless that was
 // done before, and returns the folder that has them in node_modules.
 func (c *Cache) Install(ctx context.Context, name string, files fs.FS) (string, error) {
-	sum := sha256.New()
+	var pins []byte
 	manifest := map[string][]byte{}
 	for _, file := range []string{"package.json", "package-lock.json"} {
 		data, err := fs.ReadFile(files, file)
@@ -71,9 +71,9 @@ func (c *Cache) Install(ctx context.Context, name string, files fs.FS) (string, 
 			return "", err
 		}
 		manifest[file] = data
-		sum.Write(data)
+		pins = append(pins, data...)
 	}
-	home := filepath.Join(c.dir, name+"-"+hex.EncodeToString(sum.Sum(nil))[:12])
+	home := filepath.Join(c.dir, name+"-"+Hash(pins))
 	if _, err := os.Stat(filepath.Join(home, "node_modules")); err == nil {
 		return home, nil
 	}
@@ -113,6 +113,12 @@ func (c *Cache) Install(ctx context.Context, name string, files fs.FS) (string, 
 		return "", err
 	}
 	return home, nil
+}
+
+// Hash names a set of pins in the cache.
+func Hash(pins []byte) string {
+	sum := sha256.Sum256(pins)
+	return hex.EncodeToString(sum[:])[:12]
 }
 
 // explain adds what npm said, and a remedy where the reason is known.
