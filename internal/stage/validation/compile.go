@@ -19,6 +19,7 @@ type compiled struct {
 	name         string
 	version      string
 	input        *jsonschema.Schema
+	quick        *quick             // of input; nil: it is not of the plain kind
 	output       *jsonschema.Schema // nil: answers are not checked
 	defaults     []defaultValue
 	defaultBytes int      // room that the defaults take in the canonical form
@@ -45,7 +46,7 @@ func compile(t *atlas.Tool, checkOutput bool) (*compiled, error) {
 	if doc["additionalProperties"] != false {
 		return nil, errors.New("input schema: additionalProperties must be false, or misspelt arguments would be ignored in silence")
 	}
-	c := &compiled{name: t.Name, version: t.Version, input: input}
+	c := &compiled{name: t.Name, version: t.Version, input: input, quick: newQuick(input)}
 	properties, _ := doc["properties"].(map[string]any)
 	c.known = slices.Sorted(maps.Keys(properties))
 	if t.Items != "" && slices.Contains(c.known, "cursor") {

@@ -169,8 +169,10 @@ func (v *Validator) arguments(c *compiled, raw json.RawMessage) (atlas.Args, err
 			values[d.name] = d.value
 		}
 	}
-	if err := c.input.Validate(values); err != nil {
-		return atlas.Args{}, invalid(c.faults(err))
+	if c.quick == nil || !c.quick.sure(values) {
+		if err := c.input.Validate(values); err != nil {
+			return atlas.Args{}, invalid(c.faults(err))
+		}
 	}
 	canon, err := canonical.Append(make([]byte, 0, len(raw)+c.defaultBytes), values)
 	if err != nil {
