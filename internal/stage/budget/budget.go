@@ -164,9 +164,13 @@ type grant struct {
 // when the time left is below the median follows the SRE book, chapter 22 ("deadline propagation").
 // Unused time returns to the pool because every call is planned anew.
 //
-// A caller that sends no budget gets the declared timeout.
+// A caller that sends no budget gets the declared timeout. A call that runs as a task gets the tool's
+// timeout as a task: it is made to outlast the turn, whose budget therefore says nothing of it.
 func (b *Budget) plan(ctx context.Context, call atlas.Call, sk *sketch, now time.Time) (grant, error) {
 	declared := b.declared(call.Tool)
+	if call.Task && call.Tool.Task.Timeout > 0 {
+		return grant{timeout: call.Tool.Task.Timeout, full: true}, nil
+	}
 	if call.Budget.Total == 0 {
 		return grant{timeout: declared, full: true}, nil
 	}

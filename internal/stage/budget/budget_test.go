@@ -75,6 +75,35 @@ func TestDeclaredTimeoutWithoutBudget(t *testing.T) {
 	})
 }
 
+// A task outlasts the tool's own timeout and the caller's turn; a tool that is no task's does not.
+func TestTimeoutOfTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		took := time.Hour
+		h := stage(t, budget.Config{}, budget.NewLatencies()).Stage(taking(&took))
+		for name, tc := range map[string]struct {
+			spec   atlas.TaskSpec
+			task   bool
+			budget atlas.Budget
+			want   time.Duration
+		}{
+			"as a task":                {atlas.TaskSpec{Timeout: time.Minute}, true, atlas.Budget{}, time.Minute},
+			"as a task, turn's end":    {atlas.TaskSpec{Timeout: time.Minute}, true, atlas.Budget{Total: 2 * time.Second, Reserve: time.Second}, time.Minute},
+			"not as a task":            {atlas.TaskSpec{Timeout: time.Minute}, false, atlas.Budget{}, 3 * time.Second},
+			"a tool that is no task's": {atlas.TaskSpec{}, true, atlas.Budget{}, 3 * time.Second},
+		} {
+			tl := tool("q"+name, 3*time.Second)
+			tl.Task = tc.spec
+			c := call(tl, "acme", tc.budget)
+			c.Task = tc.task
+			start := time.Now()
+			res, err := h(t.Context(), c)
+			if atlas.CodeOf(err) != atlas.CodeTimeout || res.Notes.Timeout != tc.want || time.Since(start) != tc.want {
+				t.Errorf("%s: err %v, notes %v, took %v; want %v", name, err, res.Notes.Timeout, time.Since(start), tc.want)
+			}
+		}
+	})
+}
+
 // learn runs n calls that each take d, one after the other.
 func learn(t *testing.T, h atlas.Handler, took *time.Duration, c func() atlas.Call, n int, d time.Duration) {
 	t.Helper()
