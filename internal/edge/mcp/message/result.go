@@ -53,11 +53,7 @@ func (d Dialect) AppendCallResult(dst []byte, res *atlas.Result, reads atlas.Rea
 		structured = json.RawMessage("{}")
 	}
 	dst = d.begin(dst, complete, requestID)
-	dst = append(dst, `,"`+metaReads+`":`...)
-	if reads != atlas.ReadsPrivate { // until it is known better
-		reads = atlas.ReadsUntrusted
-	}
-	dst = AppendString(dst, string(reads))
+	dst = appendReads(dst, reads)
 	dst = appendFreshness(dst, res)
 	dst = append(dst, `},"content":[`...)
 	if len(res.Content) == 0 {
@@ -80,6 +76,15 @@ func (d Dialect) AppendCallResult(dst []byte, res *atlas.Result, reads atlas.Rea
 		}
 	}
 	return append(dst, '}')
+}
+
+// appendReads appends to _meta how far an answer can be trusted: not at all, until it is known better.
+func appendReads(dst []byte, reads atlas.Reads) []byte {
+	if reads != atlas.ReadsPrivate {
+		reads = atlas.ReadsUntrusted
+	}
+	dst = append(dst, `,"`+metaReads+`":`...)
+	return AppendString(dst, string(reads))
 }
 
 // appendFreshness appends to _meta how old and how whole an answer is.
@@ -224,9 +229,10 @@ func AppendLink(dst []byte, c *atlas.Content) []byte {
 }
 
 // AppendPrompt appends the result of prompts/get: the content as messages. A prompt that answers with
-// one JSON object says it as one message of the user.
-func (d Dialect) AppendPrompt(dst []byte, description string, res *atlas.Result, requestID string) []byte {
+// one JSON object says it as one message of the user. Reads is as in AppendCallResult.
+func (d Dialect) AppendPrompt(dst []byte, description string, res *atlas.Result, reads atlas.Reads, requestID string) []byte {
 	dst = d.begin(dst, complete, requestID)
+	dst = appendReads(dst, reads)
 	dst = appendFreshness(dst, res)
 	dst = append(dst, '}')
 	dst = appendMember(dst, "description", description)
@@ -253,9 +259,10 @@ func (d Dialect) AppendPrompt(dst []byte, description string, res *atlas.Result,
 }
 
 // AppendRead appends the result of resources/read. A resource that answers with one JSON object says
-// it as text of the URI that was asked for.
-func (d Dialect) AppendRead(dst []byte, uri string, res *atlas.Result, ttl time.Duration, requestID string) []byte {
+// it as text of the URI that was asked for. Reads is as in AppendCallResult.
+func (d Dialect) AppendRead(dst []byte, uri string, res *atlas.Result, reads atlas.Reads, ttl time.Duration, requestID string) []byte {
 	dst = d.begin(dst, complete, requestID)
+	dst = appendReads(dst, reads)
 	dst = appendFreshness(dst, res)
 	dst = append(dst, '}')
 	dst = appendCacheable(dst, ttl)
