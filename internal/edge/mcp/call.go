@@ -27,6 +27,8 @@ type identity struct {
 	user      string // see userOf
 	transport string
 	gone      context.Context // ends when nobody waits for the answer; nil if the SDK's context does
+	listener  *listener       // of a connection of the older era; nil if there is none
+	ended     context.Context // ends when no more will come on the connection; nil if there is none
 }
 
 func newIdentity(c *edge.Caller, transport string) *identity {
@@ -87,15 +89,16 @@ func (s *Server) callTool(ctx context.Context, id *identity, req *sdk.CallToolRe
 	if args := bytes.TrimSpace(req.Params.Arguments); !bytes.Equal(args, null) {
 		call.Args.Raw = args
 	}
-	ctx, cancel := id.bind(ctx)
-	defer cancel()
-	res, err := s.deps.Handler(ctx, call)
+	call, res, err := s.run(ctx, id, exchangeOf(req, req.Params.Meta, req.Params.InputResponses, req.Params.RequestState), call)
 	if err != nil {
 		e := atlas.ErrorOf(err)
 		if e.Code == atlas.CodeToolNotFound {
 			return nil, errUnknownTool
 		}
 		return failureResult(e, call.ID, modern), nil
+	}
+	if res.Ask != nil {
+		return &rendered{body: s.dialect(req.ProtocolVersion()).AppendAsk(nil, res.Ask, call.ID)}, nil
 	}
 	return s.successResult(call, res, modern), nil
 }

@@ -43,8 +43,8 @@ func TestCallInBothEras(t *testing.T) {
 			if got := cs.InitializeResult().ProtocolVersion; got != era {
 				t.Errorf("negotiated %q, want %q", got, era)
 			}
-			if got := cs.InitializeResult().Capabilities; got.Tools == nil || got.Logging != nil || got.Prompts != nil { //nolint:staticcheck // deprecated, and therefore not to be offered
-				t.Errorf("capabilities %+v, want tools only", got)
+			if got := cs.InitializeResult().Capabilities; got.Tools == nil || got.Prompts == nil || got.Resources == nil || got.Completions == nil {
+				t.Errorf("capabilities %+v", got)
 			}
 			res, err := cs.CallTool(t.Context(), &sdk.CallToolParams{Name: "echo", Arguments: map[string]any{"x": "<&>"}})
 			if err != nil {

@@ -29,6 +29,7 @@ type Config struct {
 	ListTTL      time.Duration `yaml:"list_ttl"`      // how long a client may keep a list; default 10s
 	ReadTimeout  time.Duration `yaml:"read_timeout"`  // for a whole request; default 30s
 	WriteTimeout time.Duration `yaml:"write_timeout"` // for an answer that is no stream; default 30s
+	KeepAlive    time.Duration `yaml:"keep_alive"`    // between two signs of life on a silent stream; default 15s
 	IdleTimeout  time.Duration `yaml:"idle_timeout"`  // between two requests of a connection; default 2m
 	DrainDelay   time.Duration `yaml:"drain_delay"`   // at stop, between not being ready and refusing connections; default 0
 	DrainTimeout time.Duration `yaml:"drain_timeout"` // at stop, for running calls; default 15s
@@ -81,7 +82,7 @@ func (c Config) Validate() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"list_ttl": c.ListTTL, "read_timeout": c.ReadTimeout, "write_timeout": c.WriteTimeout,
-		"idle_timeout": c.IdleTimeout, "drain_delay": c.DrainDelay, "drain_timeout": c.DrainTimeout,
+		"keep_alive": c.KeepAlive, "idle_timeout": c.IdleTimeout, "drain_delay": c.DrainDelay, "drain_timeout": c.DrainTimeout,
 	} {
 		if d < 0 {
 			add("%s: must not be negative", name)
@@ -107,6 +108,7 @@ func (c Config) withDefaults() Config {
 	c.MaxStreamsTotal = cmp.Or(c.MaxStreamsTotal, 1000)
 	c.ReadTimeout = cmp.Or(c.ReadTimeout, 30*time.Second)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, 30*time.Second)
+	c.KeepAlive = cmp.Or(c.KeepAlive, 15*time.Second)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, 2*time.Minute)
 	c.DrainTimeout = cmp.Or(c.DrainTimeout, 15*time.Second)
 	return c

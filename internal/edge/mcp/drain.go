@@ -16,6 +16,7 @@ type pipe struct {
 	out  io.WriteCloser
 	wait time.Duration   // at most, for answers
 	done <-chan struct{} // closed when the connection is told to stop
+	end  func()          // called at the end of the input
 
 	mu      sync.Mutex
 	partial []byte              // of the line that is being read
@@ -23,8 +24,8 @@ type pipe struct {
 	idle    chan struct{}       // closed when open is empty and something waits
 }
 
-func newPipe(done <-chan struct{}, in io.ReadCloser, out io.WriteCloser, wait time.Duration) *pipe {
-	return &pipe{done: done, in: in, out: out, wait: wait, open: map[string]struct{}{}}
+func newPipe(done <-chan struct{}, end func(), in io.ReadCloser, out io.WriteCloser, wait time.Duration) *pipe {
+	return &pipe{done: done, end: end, in: in, out: out, wait: wait, open: map[string]struct{}{}}
 }
 
 // reader and writer are the pipe's ends, for the SDK.
@@ -41,6 +42,7 @@ func (p pipeReader) Read(b []byte) (int, error) {
 		if n > 0 {
 			return n, nil // the end comes with the next read
 		}
+		p.end()
 		p.drain()
 	}
 	return n, err

@@ -54,7 +54,7 @@ func (s *Server) endpoint() http.Handler {
 			Extra: map[string]any{identityKey: id},
 		}, nil
 	}, &auth.RequireBearerTokenOptions{AllowMissingExpiration: true, ClockSkew: maxSkew})
-	inner := bridge(h)
+	inner := keepAlive(bridge(h), s.cfg.KeepAlive, s.cfg.WriteTimeout)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serveMCP(w, r, inner) })
 }
 

@@ -122,7 +122,7 @@ func hostAllowed(r *http.Request, hosts []string, listed bool) bool {
 
 // public reports whether r reads a document that is meant for everybody, web pages too.
 func public(r *http.Request) bool {
-	return r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/.well-known/")
+	return r.Method == http.MethodGet && (strings.HasPrefix(r.URL.Path, "/.well-known/") || r.URL.Path == CardPath)
 }
 
 // writer limits how long a client may take to read an answer, unless it is a stream of events,

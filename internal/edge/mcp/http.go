@@ -40,6 +40,8 @@ func (s *Server) routes() http.Handler {
 	mux.Handle(MetadataPath, metadata)
 	mux.Handle(MetadataPath+Path, metadata)
 	mux.Handle("/.well-known/mcp-server", document(s.discovery))
+	mux.Handle(CardPath, constant(cardType, s.card()))
+	mux.Handle(CatalogPath, constant("application/json", s.aiCatalog()))
 	if s.deps.JWKS != nil {
 		mux.Handle("/.well-known/jwks.json", s.deps.JWKS)
 	}
@@ -123,8 +125,8 @@ func (s *Server) discovery() any {
 	return map[string]any{
 		"protocol_version":         versions[0],
 		"protocol_versions":        versions,
-		"server":                   map[string]string{"name": "atlas-mcp", "title": "Atlas", "version": s.deps.Version},
-		"capabilities":             map[string]any{"tools": map[string]bool{"list_changed": true}},
+		"server":                   map[string]string{"name": serverName, "title": serverTitle, "version": s.deps.Version},
+		"capabilities":             capabilities(true),
 		"endpoint":                 ResourceURL(s.cfg.PublicURL),
 		"transport":                "streamable-http",
 		"authorization_servers":    servers,

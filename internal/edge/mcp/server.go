@@ -1,7 +1,7 @@
-// Package mcp serves tools over the Model Context Protocol: Streamable HTTP in the 2026-07-28
-// revision and the older ones on one URL, and stdio. It turns protocol messages into calls for the
-// pipeline and results back, and assembles the HTTP routes around that. Who calls, what they may
-// do and what a tool does are decided elsewhere.
+// Package mcp serves tools, prompts and resources over the Model Context Protocol: Streamable HTTP
+// in the 2026-07-28 revision and the older ones on one URL, and stdio. It turns protocol messages
+// into calls for the pipeline and results back, and assembles the HTTP routes around that. Who
+// calls, what they may do and what a tool does are decided elsewhere.
 //
 // Both eras are served without sessions. What a session would add for clients of the older era,
 // requests from the server (sampling, elicitation) and notifications on a GET stream, Atlas does
@@ -10,18 +10,17 @@ package mcp
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/atlas-mcp/atlas"
-	"github.com/atlas-mcp/atlas/internal/edge"
 )
 
 // Deps are what the program gives to a Server. Handler and Tools are needed; the rest serves HTTP.
@@ -52,20 +51,21 @@ type Server struct {
 	sdk     *sdk.Server // of the HTTP endpoint
 	handler http.Handler
 	listed  atomic.Pointer[listing]
+	catalog atomic.Pointer[catalog]
 	calls   inflight
 	streams streams
+	hub     hub
 	ready   readiness
+	self    []byte // the server's name as results have it
 
 	draining  context.Context // ends when the server stops: streams end with it
 	stopDrain context.CancelFunc
-
-	mu   sync.Mutex // guards live
-	live map[*sdk.Server]bool
 }
 
 // New returns a Server. It starts nothing.
 func New(cfg Config, deps Deps) (*Server, error) {
-	if err := cfg.Validate(); err != nil {
+	err := cfg.Validate()
+	if err != nil {
 		return nil, fmt.Errorf("mcp: %w", err)
 	}
 	if deps.Handler == nil || deps.Tools == nil {
@@ -74,13 +74,19 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg.withDefaults(), deps: deps, live: make(map[*sdk.Server]bool)}
+	s := &Server{cfg: cfg.withDefaults(), deps: deps}
 	s.calls.running = make(map[callKey]map[*inflightCall]struct{})
 	s.streams.user, s.streams.tenant = make(map[string]int), make(map[atlas.TenantID]int)
+	s.hub.listeners = make(map[*listener]struct{})
 	s.ready.checks = deps.Checks
 	s.draining, s.stopDrain = context.WithCancel(context.Background())
+	// Without its icons, which a client that wants them asks for once.
+	if s.self, err = json.Marshal(sdk.Implementation{Name: serverName, Title: serverTitle, Version: deps.Version}); err != nil {
+		return nil, fmt.Errorf("mcp: %w", err)
+	}
 	s.refreshListing()
-	s.sdk = s.newSDK(nil)
+	s.catalog.Store(newCatalog(deps.Tools()))
+	s.sdk, _ = s.newSDK(nil)
 	s.handler = s.routes()
 	return s, nil
 }
@@ -88,60 +94,74 @@ func New(cfg Config, deps Deps) (*Server, error) {
 // Handler returns the HTTP handler with all routes.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// ToolsChanged tells the server that the tools are others now, and the server tells the clients
-// that listen. Lists and calls need it not: they ask the pipeline each time.
+// ToolsChanged tells the server that the tools, prompts and resources are others now, and the server
+// tells the clients that listen to the kinds that changed. Lists and calls need it not: they ask the
+// pipeline each time.
 func (s *Server) ToolsChanged() {
 	s.refreshListing()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for srv := range s.live {
-		announce(srv)
+	after := newCatalog(s.deps.Tools())
+	before := s.catalog.Swap(after)
+	for kind := range kinds {
+		// Also if they are the same: it may be the policy that changed, and with it who sees them.
+		if before.has[kind] || after.has[kind] {
+			s.hub.changed(atlas.Kind(kind))
+		}
 	}
 }
 
-// newSDK returns an SDK server. With a fixed caller every request is that caller's (stdio);
+// ResourceUpdated tells the server that the resource at uri has other contents now, for one tenant.
+// The clients that subscribed to it, act for that tenant and may see the resource are told. It does
+// not wait for them.
+func (s *Server) ResourceUpdated(tenant atlas.TenantID, uri string) { s.hub.updated(tenant, uri) }
+
+// newSDK returns an SDK server, and how it sends to its clients. With a fixed caller every request is that caller's (stdio);
 // without one a request without an identity is refused.
 //
-// Tools are not registered with the SDK. It looks a registered tool up before anybody has asked who
+// Nothing is registered with the SDK. It looks a registered tool up before anybody has asked who
 // calls: a fault in a mirrored header (x-mcp-header) is answered differently for a tool that the
-// caller may not see than for one that does not exist. So the middleware answers tools/list and
-// tools/call, and the SDK does the protocol.
-func (s *Server) newSDK(fixed *identity) *sdk.Server {
-	srv := sdk.NewServer(&sdk.Implementation{Name: "atlas-mcp", Title: "Atlas", Version: s.deps.Version}, &sdk.ServerOptions{
+// caller may not see than for one that does not exist. And what it sends on a change goes to every
+// session, whoever that is. So the middleware answers what is about tools, prompts and resources and
+// sends what listeners are told, and the SDK does the protocol.
+func (s *Server) newSDK(fixed *identity) (srv *sdk.Server, send sdk.MethodHandler) {
+	srv = sdk.NewServer(s.implementation(), &sdk.ServerOptions{
 		Instructions: s.cfg.Instructions,
 		Logger:       s.sdkLog(),
-		// Set, because nil means logging too.
-		Capabilities: &sdk.ServerCapabilities{Tools: &sdk.ToolCapabilities{ListChanged: true}},
+		Capabilities: capabilities(true),
 		// The SDK's default scope is public: shared between users.
 		SetCacheable: func(_ context.Context, _ sdk.Request, c *sdk.Cacheable) {
 			c.CacheScope, c.TTLMs = "private", ttlMs(s.cfg.ListTTL)
 		},
 	})
-	srv.AddReceivingMiddleware(func(next sdk.MethodHandler) sdk.MethodHandler { return s.receive(fixed, next) })
-	s.mu.Lock()
-	s.live[srv] = true
-	s.mu.Unlock()
-	return srv
-}
-
-func (s *Server) forget(srv *sdk.Server) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.live, srv)
-}
-
-// announce makes the SDK send list_changed to whoever listens, which it does when a tool is added
-// or removed. The name is never listed and cannot be called.
-func announce(srv *sdk.Server) {
-	const name = "atlas-tools-changed"
-	srv.AddTool(&sdk.Tool{Name: name, InputSchema: emptySchema}, func(context.Context, *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
-		return nil, errUnknownTool
+	srv.AddSendingMiddleware(func(next sdk.MethodHandler) sdk.MethodHandler {
+		send = next
+		return acknowledge(next)
 	})
-	srv.RemoveTools(name)
+	srv.AddReceivingMiddleware(func(next sdk.MethodHandler) sdk.MethodHandler { return s.receive(fixed, send, next) })
+	return srv, send
+}
+
+// implementation is how the server names itself.
+func (s *Server) implementation() *sdk.Implementation {
+	return &sdk.Implementation{
+		Name: serverName, Title: serverTitle, Description: serverDescription, Version: s.deps.Version,
+		WebsiteURL: websiteURL, Icons: sdkIcons(serverIcons()),
+	}
+}
+
+// capabilities returns what the server can do. A client can be told of changes if there is a stream
+// that may carry what no request asked for: a subscription, or stdio.
+func capabilities(tells bool) *sdk.ServerCapabilities {
+	return &sdk.ServerCapabilities{
+		Tools:       &sdk.ToolCapabilities{ListChanged: tells},
+		Prompts:     &sdk.PromptCapabilities{ListChanged: tells},
+		Resources:   &sdk.ResourceCapabilities{ListChanged: tells, Subscribe: tells},
+		Completions: &sdk.CompletionCapabilities{},
+		Logging:     &sdk.LoggingCapabilities{}, //nolint:staticcheck // deprecated, and still how clients of all eras get log messages
+	}
 }
 
 // receive stands before the SDK's own methods.
-func (s *Server) receive(fixed *identity, next sdk.MethodHandler) sdk.MethodHandler {
+func (s *Server) receive(fixed *identity, send, next sdk.MethodHandler) sdk.MethodHandler {
 	return func(ctx context.Context, method string, req sdk.Request) (res sdk.Result, err error) {
 		// The SDK runs this on a goroutine of its own, where a panic would end the process.
 		defer func() {
@@ -150,11 +170,8 @@ func (s *Server) receive(fixed *identity, next sdk.MethodHandler) sdk.MethodHand
 				res, err = nil, errInternal
 			}
 		}()
-		switch method {
-		case "tools/call", "tools/list", "subscriptions/listen":
-		case "initialize":
-			return s.initialize(ctx, method, req, next, fixed != nil)
-		default:
+		answer := s.methods(send, next, method, req)
+		if answer == nil {
 			return next(ctx, method, req)
 		}
 		id := fixed
@@ -164,81 +181,53 @@ func (s *Server) receive(fixed *identity, next sdk.MethodHandler) sdk.MethodHand
 				return nil, errInternal
 			}
 		}
-		switch r := req.(type) {
-		case *sdk.CallToolRequest:
-			return s.callTool(ctx, id, r)
-		case *sdk.ListToolsRequest:
-			return s.listTools(ctx, id, r)
-		}
-		return s.listen(ctx, id, method, req, next)
+		return answer(ctx, id)
 	}
 }
 
-// initialize says to clients of the older era over HTTP that they will not hear of changed lists:
-// that takes a stream that the server opens, and there is no session to open it for.
-func (s *Server) initialize(ctx context.Context, method string, req sdk.Request, next sdk.MethodHandler, stdio bool) (sdk.Result, error) {
-	res, err := next(ctx, method, req)
-	if r, ok := res.(*sdk.InitializeResult); ok && err == nil && !stdio {
-		caps := *r.Capabilities
-		caps.Tools = &sdk.ToolCapabilities{}
-		r.Capabilities = &caps
+// methods returns how the server answers req, or nil if the SDK does.
+func (s *Server) methods(send, next sdk.MethodHandler, method string, req sdk.Request) func(context.Context, *identity) (sdk.Result, error) {
+	switch r := req.(type) {
+	case *sdk.CallToolRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.callTool(ctx, id, r) }
+	case *sdk.ListToolsRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.listTools(ctx, id, r) }
+	case *sdk.ListPromptsRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.listPrompts(ctx, id, r) }
+	case *sdk.GetPromptRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.getPrompt(ctx, id, r) }
+	case *sdk.ListResourcesRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.listResources(ctx, id, r) }
+	case *sdk.ListResourceTemplatesRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.listTemplates(ctx, id, r) }
+	case *sdk.ReadResourceRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.readResource(ctx, id, r) }
+	case *sdk.CompleteRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.complete(ctx, id, r) }
+	case *sdk.SubscribeRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.subscribe(ctx, id, r) }
+	case *sdk.UnsubscribeRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.unsubscribe(ctx, id, r) }
+	case *sdk.SubscriptionsListenRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.listen(ctx, id, r, send, next) }
+	case *sdk.ServerRequest[*sdk.InitializeParams]:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.initialize(ctx, id, req, next) }
+	case *sdk.InitializedRequest:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) {
+			id.listener.wantLists() // clients of the older era hear of changed lists without asking
+			return next(ctx, method, req)
+		}
+	}
+	return nil
+}
+
+// initialize says to clients of the older era without a stream that they will not hear of changes.
+func (s *Server) initialize(ctx context.Context, id *identity, req sdk.Request, next sdk.MethodHandler) (sdk.Result, error) {
+	res, err := next(ctx, "initialize", req)
+	if r, ok := res.(*sdk.InitializeResult); ok && err == nil {
+		r.Capabilities = capabilities(id.listener != nil)
 	}
 	return res, err
-}
-
-// listen lets a subscription live until the client ends it, its token expires or the server stops.
-func (s *Server) listen(ctx context.Context, id *identity, method string, req sdk.Request, next sdk.MethodHandler) (sdk.Result, error) {
-	if !s.streams.enter(id, &s.cfg) {
-		// One text for all three bounds: which one it was would tell of the others' subscriptions.
-		return nil, rpcFailure(atlas.Errorf(atlas.CodeRateLimited, nil, "too many subscriptions are open; close one, or try again later"), edge.NewRequestID())
-	}
-	defer s.streams.leave(id)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if exp := id.caller.Principal.Expiry; !exp.IsZero() {
-		var stop context.CancelFunc
-		ctx, stop = context.WithDeadline(ctx, exp)
-		defer stop()
-	}
-	defer context.AfterFunc(s.draining, cancel)()
-	return next(ctx, method, req)
-}
-
-// streams counts the open subscriptions: of each caller, of each tenant, and of all.
-type streams struct {
-	mu     sync.Mutex
-	user   map[string]int
-	tenant map[atlas.TenantID]int
-	total  int
-}
-
-// enter takes a place if caller, tenant and server have one left. The tenant is the caller's own, not
-// the one acted for: who may act for others must not use up their places, nor multiply his own.
-func (s *streams) enter(id *identity, cfg *Config) bool {
-	tenant := id.caller.Principal.Tenant
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.user[id.user] >= cfg.MaxStreams || s.tenant[tenant] >= cfg.MaxStreamsTenant || s.total >= cfg.MaxStreamsTotal {
-		return false
-	}
-	s.user[id.user]++
-	s.tenant[tenant]++
-	s.total++
-	return true
-}
-
-func (s *streams) leave(id *identity) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	release(s.user, id.user)
-	release(s.tenant, id.caller.Principal.Tenant)
-	s.total--
-}
-
-func release[K comparable](counts map[K]int, key K) {
-	if counts[key]--; counts[key] <= 0 {
-		delete(counts, key)
-	}
 }
 
 func ttlMs(d time.Duration) int { return int(d / time.Millisecond) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -12,8 +13,11 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge"
 )
 
+const transportStdio = "stdio"
+
 // RunStdio serves one client over in and out, every request as p, until the client closes in or ctx
-// ends; both are no error. Requests that were read by then are answered, within the drain timeout. Whoever can write to in acts as p. It closes in and out.
+// ends; both are no error. Requests that were read by then are answered, and subscriptions end with
+// their result, within the drain timeout. Whoever can write to in acts as p. It closes in and out.
 func (s *Server) RunStdio(ctx context.Context, in io.ReadCloser, out io.WriteCloser, p *atlas.Principal) error {
 	if p == nil {
 		return errors.New("mcp: stdio needs a principal")
@@ -21,10 +25,25 @@ func (s *Server) RunStdio(ctx context.Context, in io.ReadCloser, out io.WriteClo
 	if _, err := atlas.ParseTenantID(string(p.Tenant)); err != nil {
 		return errors.New("mcp: stdio needs a principal with a tenant")
 	}
-	srv := s.newSDK(newIdentity(&edge.Caller{Principal: p, Tenant: p.Tenant}, "stdio"))
-	defer s.forget(srv)
-	ends := newPipe(ctx.Done(), in, out, s.cfg.DrainTimeout)
-	err := srv.Run(ctx, &sdk.IOTransport{Reader: pipeReader{ends}, Writer: pipeWriter{ends}, MaxLineLength: int(s.cfg.MaxBody)})
+	ended, end := context.WithCancel(ctx)
+	defer end()
+	id := newIdentity(&edge.Caller{Principal: p, Tenant: p.Tenant}, transportStdio)
+	id.listener, id.ended = newListener(id), ended
+	srv, send := s.newSDK(id)
+	// Subscriptions are never answered by themselves: they end with the input.
+	ends := newPipe(ctx.Done(), end, in, out, s.cfg.DrainTimeout)
+	session, err := srv.Connect(ctx, &sdk.IOTransport{Reader: pipeReader{ends}, Writer: pipeWriter{ends}, MaxLineLength: int(s.cfg.MaxBody)}, nil)
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer end()
+	s.hub.add(id.listener)
+	defer s.hub.remove(id.listener)
+	wg.Go(func() { s.serve(ended, id.listener, sdkTeller(session, send, nil)) })
+	defer context.AfterFunc(ctx, func() { _ = session.Close() })() // Wait tells
+	err = session.Wait()
 	if ctx.Err() != nil || errors.Is(err, io.EOF) {
 		return nil
 	}

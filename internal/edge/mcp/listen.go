@@ -1,0 +1,410 @@
+package mcp
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/edge"
+)
+
+// maxSubscribed bounds the resources of one subscription.
+const maxSubscribed = 64
+
+// A hub knows who listens. It holds what they have not been told yet, which is bounded because a
+// change that is told twice is told once, and so never waits for a client.
+type hub struct {
+	mu        sync.Mutex // guards listeners
+	listeners map[*listener]struct{}
+}
+
+// A listener is one client that listens: a subscription, or a connection of the older era.
+type listener struct {
+	id   *identity
+	wake chan struct{} // holds one token when there is something to tell
+
+	mu      sync.Mutex // guards the rest
+	lists   [kinds]bool
+	uris    map[string]bool // subscribed; true if there is an update to tell
+	changed [kinds]bool     // lists to tell of
+	seen    time.Time       // when it was last looked up what the caller may see
+	match   func(uri string) bool
+}
+
+func newListener(id *identity) *listener {
+	return &listener{id: id, wake: make(chan struct{}, 1), uris: make(map[string]bool)}
+}
+
+func (h *hub) add(l *listener) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.listeners[l] = struct{}{}
+}
+
+func (h *hub) remove(l *listener) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.listeners, l)
+}
+
+func (h *hub) changed(kind atlas.Kind) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for l := range h.listeners {
+		l.note(func() bool {
+			l.seen = time.Time{}
+			l.changed[kind] = l.lists[kind]
+			return l.changed[kind]
+		})
+	}
+}
+
+func (h *hub) updated(tenant atlas.TenantID, uri string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for l := range h.listeners {
+		if l.id.caller.Tenant != tenant {
+			continue
+		}
+		l.note(func() bool {
+			_, subscribed := l.uris[uri]
+			if subscribed {
+				l.uris[uri] = true
+			}
+			return subscribed
+		})
+	}
+}
+
+// note changes what is to be told, and wakes the listener if there is something.
+func (l *listener) note(change func() bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if change() {
+		select {
+		case l.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// wantLists makes the listener hear of all changed lists. It does nothing on nil.
+func (l *listener) wantLists() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for kind := range l.lists {
+		l.lists[kind] = true
+	}
+}
+
+// take returns what is to be told, and forgets it.
+func (l *listener) take() (lists [kinds]bool, uris []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lists, l.changed = l.changed, [kinds]bool{}
+	for uri, updated := range l.uris {
+		if updated {
+			uris = append(uris, uri)
+			l.uris[uri] = false
+		}
+	}
+	slices.Sort(uris)
+	return lists, uris
+}
+
+// A teller sends a notification to a listener's client.
+type teller func(ctx context.Context, method string, params notification) error
+
+// A notification is what is told: the list of a kind has changed, or the resource at URI.
+type notification struct {
+	Kind atlas.Kind
+	URI  string
+}
+
+// listChanged are the notifications of the lists, by kind.
+var listChanged = [kinds]string{
+	atlas.KindTool:     "notifications/tools/list_changed",
+	atlas.KindPrompt:   "notifications/prompts/list_changed",
+	atlas.KindResource: "notifications/resources/list_changed",
+}
+
+const resourceUpdated = "notifications/resources/updated"
+
+// serve tells l, which is in the hub, what there is to tell, until ctx ends or the client cannot be
+// told any more.
+func (s *Server) serve(ctx context.Context, l *listener, tell teller) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.wake:
+		}
+		lists, uris := l.take()
+		for kind, changed := range lists {
+			if changed && tell(ctx, listChanged[kind], notification{Kind: atlas.Kind(kind)}) != nil {
+				return
+			}
+		}
+		if len(uris) == 0 {
+			continue
+		}
+		sees := s.sees(ctx, l)
+		for _, uri := range uris {
+			if sees(uri) && tell(ctx, resourceUpdated, notification{Kind: atlas.KindResource, URI: uri}) != nil {
+				return
+			}
+		}
+	}
+}
+
+// sees returns whether the listener's caller may see the resource at a URI. The pipeline is asked
+// again when the answer is older than a client may keep a list, and after every change of the
+// configuration: who may see something when he subscribes may not later.
+func (s *Server) sees(ctx context.Context, l *listener) func(uri string) bool {
+	l.mu.Lock()
+	match, fresh := l.match, !l.seen.IsZero() && time.Since(l.seen) < s.cfg.ListTTL
+	l.mu.Unlock()
+	if match != nil && fresh {
+		return match
+	}
+	now := time.Now()
+	match, err := s.visibleURIs(ctx, l.id, nil)
+	if err != nil {
+		return func(string) bool { return false }
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.match, l.seen = match, now
+	return match
+}
+
+// visibleURIs asks the pipeline which resources the caller may see.
+func (s *Server) visibleURIs(ctx context.Context, id *identity, meta map[string]any) (func(uri string) bool, error) {
+	_, tools, _, err := s.visible(ctx, id, listRequest{kind: atlas.KindResource, meta: meta})
+	if err != nil {
+		return nil, err
+	}
+	return func(uri string) bool {
+		return len(uri) <= maxURI && slices.ContainsFunc(tools, func(t *atlas.Tool) bool {
+			if t.Match == nil {
+				return false
+			}
+			_, ok := t.Match(uri)
+			return ok
+		})
+	}, nil
+}
+
+// listen answers subscriptions/listen: it lets a subscription live until the client ends it, its
+// token expires, its connection ends or the server stops.
+//
+// The SDK is told of a subscription to nothing: it acknowledges that, as acknowledge corrects, and
+// returns the result, which is held back until the end. What the client is told in between is ours
+// to send, to this caller alone.
+func (s *Server) listen(ctx context.Context, id *identity, req *sdk.SubscriptionsListenRequest, send, next sdk.MethodHandler) (sdk.Result, error) {
+	want := req.Params.Notifications
+	if want == nil {
+		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: `"notifications" is missing`}
+	}
+	if len(want.ResourceSubscriptions) > maxSubscribed {
+		return nil, errTooManyURIs
+	}
+	if !s.streams.enter(id, &s.cfg) {
+		// One text for all three bounds: which one it was would tell of the others' subscriptions.
+		return nil, rpcFailure(atlas.Errorf(atlas.CodeRateLimited, nil, "too many subscriptions are open; close one, or try again later"), edge.NewRequestID())
+	}
+	defer s.streams.leave(id)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if exp := id.caller.Principal.Expiry; !exp.IsZero() {
+		var stop context.CancelFunc
+		ctx, stop = context.WithDeadline(ctx, exp)
+		defer stop()
+	}
+	defer context.AfterFunc(s.draining, cancel)()
+	if id.ended != nil {
+		defer context.AfterFunc(id.ended, cancel)()
+	}
+
+	l := newListener(id)
+	l.lists = [kinds]bool{
+		atlas.KindTool: want.ToolsListChanged, atlas.KindPrompt: want.PromptsListChanged, atlas.KindResource: want.ResourcesListChanged,
+	}
+	if err := s.subscribeAll(ctx, l, want.ResourceSubscriptions, req.Params.Meta); err != nil {
+		return nil, err
+	}
+	ack := &acknowledgement{agreed: sdk.NotificationSubscriptions{
+		ToolsListChanged: want.ToolsListChanged, PromptsListChanged: want.PromptsListChanged,
+		ResourcesListChanged: want.ResourcesListChanged, ResourceSubscriptions: slices.Sorted(maps.Keys(l.uris)),
+	}}
+	s.hub.add(l) // before the client is told that it is listening
+	defer s.hub.remove(l)
+	nothing := *req
+	nothing.Params = &sdk.SubscriptionsListenParams{Meta: req.Params.Meta, Notifications: &sdk.NotificationSubscriptions{}}
+	res, err := next(context.WithValue(ctx, acknowledgementKey{}, ack), "subscriptions/listen", &nothing)
+	if err != nil || l.lists == [kinds]bool{} && len(l.uris) == 0 {
+		return res, err
+	}
+	s.serve(ctx, l, sdkTeller(req.Session, send, ack.subscription))
+	<-ctx.Done() // if it could not be told, the client has gone or will
+	return res, nil
+}
+
+var errTooManyURIs = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "A subscription may have 64 resources"}
+
+// subscribeAll subscribes l to those of the URIs that its caller may see a resource for. Whether there
+// is something at a URI is not looked up: the answer would tell.
+func (s *Server) subscribeAll(ctx context.Context, l *listener, uris []string, meta map[string]any) error {
+	if len(uris) == 0 {
+		return nil
+	}
+	now := time.Now()
+	match, err := s.visibleURIs(ctx, l.id, meta)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.match, l.seen = match, now
+	for _, uri := range uris {
+		if match(uri) {
+			l.uris[uri] = false
+		}
+	}
+	return nil
+}
+
+// An acknowledgement is what a subscription was granted, on its way through the SDK.
+type acknowledgement struct {
+	agreed       sdk.NotificationSubscriptions
+	subscription any // the id that the SDK gave it: the request's
+}
+
+type acknowledgementKey struct{}
+
+// acknowledge puts what was granted into the message with which the SDK acknowledges a subscription,
+// and learns the subscription's id from it.
+func acknowledge(next sdk.MethodHandler) sdk.MethodHandler {
+	return func(ctx context.Context, method string, req sdk.Request) (sdk.Result, error) {
+		ack, _ := ctx.Value(acknowledgementKey{}).(*acknowledgement)
+		if params, ok := req.GetParams().(*sdk.SubscriptionsAcknowledgedParams); ok && ack != nil {
+			params.Notifications = ack.agreed
+			ack.subscription = params.Meta[sdk.MetaKeySubscriptionID]
+		}
+		return next(ctx, method, req)
+	}
+}
+
+// sdkTeller tells the client of an SDK session. Subscription is nil on a connection of the older era.
+func sdkTeller(session *sdk.ServerSession, send sdk.MethodHandler, subscription any) teller {
+	return func(ctx context.Context, method string, n notification) error {
+		var meta sdk.Meta
+		if subscription != nil {
+			meta = sdk.Meta{sdk.MetaKeySubscriptionID: subscription}
+		}
+		var req sdk.Request
+		switch {
+		case n.URI != "":
+			req = &sdk.ServerRequest[*sdk.ResourceUpdatedNotificationParams]{Session: session, Params: &sdk.ResourceUpdatedNotificationParams{Meta: meta, URI: n.URI}}
+		case n.Kind == atlas.KindPrompt:
+			req = &sdk.ServerRequest[*sdk.PromptListChangedParams]{Session: session, Params: &sdk.PromptListChangedParams{Meta: meta}}
+		case n.Kind == atlas.KindResource:
+			req = &sdk.ServerRequest[*sdk.ResourceListChangedParams]{Session: session, Params: &sdk.ResourceListChangedParams{Meta: meta}}
+		default:
+			req = &sdk.ServerRequest[*sdk.ToolListChangedParams]{Session: session, Params: &sdk.ToolListChangedParams{Meta: meta}}
+		}
+		_, err := send(ctx, method, req)
+		return err
+	}
+}
+
+// subscribe answers resources/subscribe of the older era, on a connection that can be told.
+func (s *Server) subscribe(ctx context.Context, id *identity, req *sdk.SubscribeRequest) (sdk.Result, error) {
+	l := id.listener
+	if l == nil {
+		return nil, errNoSubscriptions
+	}
+	ctx, cancel := id.bind(ctx)
+	defer cancel()
+	uri := req.Params.URI
+	match, err := s.visibleURIs(ctx, id, req.Params.Meta)
+	if err != nil {
+		return nil, err
+	}
+	if !match(uri) {
+		return nil, notThere(uri)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, again := l.uris[uri]; !again {
+		if len(l.uris) >= maxSubscribed {
+			return nil, errTooManyURIs
+		}
+		l.uris[uri] = false
+	}
+	return &emptyResult{}, nil
+}
+
+// unsubscribe answers resources/unsubscribe of the older era.
+func (s *Server) unsubscribe(_ context.Context, id *identity, req *sdk.UnsubscribeRequest) (sdk.Result, error) {
+	l := id.listener
+	if l == nil {
+		return nil, errNoSubscriptions
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.uris, req.Params.URI)
+	return &emptyResult{}, nil
+}
+
+var errNoSubscriptions = &jsonrpc.Error{
+	Code: jsonrpc.CodeMethodNotFound, Message: "Resources can be subscribed to with subscriptions/listen, or on a connection that is kept",
+}
+
+type emptyResult struct{ sdk.ResultBase }
+
+// streams counts the open subscriptions: of each caller, of each tenant, and of all.
+type streams struct {
+	mu     sync.Mutex
+	user   map[string]int
+	tenant map[atlas.TenantID]int
+	total  int
+}
+
+// enter takes a place if caller, tenant and server have one left. The tenant is the caller's own, not
+// the one acted for: who may act for others must not use up their places, nor multiply his own.
+func (s *streams) enter(id *identity, cfg *Config) bool {
+	tenant := id.caller.Principal.Tenant
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.user[id.user] >= cfg.MaxStreams || s.tenant[tenant] >= cfg.MaxStreamsTenant || s.total >= cfg.MaxStreamsTotal {
+		return false
+	}
+	s.user[id.user]++
+	s.tenant[tenant]++
+	s.total++
+	return true
+}
+
+func (s *streams) leave(id *identity) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	release(s.user, id.user)
+	release(s.tenant, id.caller.Principal.Tenant)
+	s.total--
+}
+
+func release[K comparable](counts map[K]int, key K) {
+	if counts[key]--; counts[key] <= 0 {
+		delete(counts, key)
+	}
+}

@@ -1,0 +1,118 @@
+package mcp
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// keepAlive returns a handler that sends a comment on every stream of events of next that has been
+// silent for a while (HTML, server-sent events: "authors are advised to include a comment line every
+// 15 seconds or so"), and that gives each event of a stream its own time to be taken: a client that
+// stops reading must not hold a stream for good.
+func keepAlive(next http.Handler, every, timeout time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sw := &streamWriter{ResponseWriter: w, every: every, timeout: timeout}
+		defer sw.close()
+		next.ServeHTTP(sw, r)
+	})
+}
+
+// A streamWriter is a ResponseWriter that becomes a stream when its content type says so. Events are
+// written whole, one Write each, as the SDK does.
+type streamWriter struct {
+	http.ResponseWriter
+	every, timeout time.Duration
+
+	mu     sync.Mutex // guards the connection once it is a stream, and the rest
+	wrote  bool
+	stream bool
+	last   time.Time // when something was written
+	stop   chan struct{}
+	done   chan struct{}
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *streamWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// FlushError flushes, in turn with the comments.
+func (w *streamWriter) FlushError() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+func (w *streamWriter) WriteHeader(status int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.writeHeader(status)
+}
+
+func (w *streamWriter) writeHeader(status int) {
+	if !w.wrote {
+		w.wrote = true
+		w.stream = strings.HasPrefix(w.Header().Get("Content-Type"), "text/event-stream")
+	}
+	w.ResponseWriter.WriteHeader(status)
+	if w.stream && w.stop == nil {
+		w.last = time.Now()
+		w.stop, w.done = make(chan struct{}), make(chan struct{})
+		go w.comment()
+	}
+}
+
+func (w *streamWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.wrote {
+		w.writeHeader(http.StatusOK)
+	}
+	if w.stream {
+		w.extend()
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// extend gives the client time for what is written next. The caller holds mu.
+func (w *streamWriter) extend() {
+	w.last = time.Now()
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(w.last.Add(w.timeout)) // not all writers can
+}
+
+// comment sends comments while the stream is silent.
+func (w *streamWriter) comment() {
+	defer close(w.done)
+	tick := time.NewTicker(w.every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.stop:
+			return
+		case <-tick.C:
+		}
+		w.mu.Lock()
+		var err error
+		if time.Since(w.last) >= w.every-w.every/10 {
+			w.extend()
+			if _, err = w.ResponseWriter.Write([]byte(": keep-alive\n\n")); err == nil {
+				err = http.NewResponseController(w.ResponseWriter).Flush()
+			}
+		}
+		w.mu.Unlock()
+		if err != nil {
+			return // the connection ends the request's context
+		}
+	}
+}
+
+// close ends the comments. Nothing may use the writer after its handler has returned.
+func (w *streamWriter) close() {
+	w.mu.Lock()
+	stop := w.stop
+	w.mu.Unlock()
+	if stop != nil {
+		close(stop)
+		<-w.done
+	}
+}
