@@ -699,14 +699,3 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkVerify(b *testing.B) {
-	v := newVerifier(b, nil)
-	tok := good(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := v.Verify(b.Context(), tok, ""); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

@@ -103,11 +103,11 @@ func (p *proofs) check(r *http.Request, token, jkt string, tenant atlas.TenantID
 		return badProof("jti must have 1 to 256 bytes", nil)
 	}
 	// Last, so that only proofs that are good otherwise take up room.
-	switch p.replays.first(tenant, sha256.Sum256([]byte(jkt+"\x00"+jti)), now) {
+	switch verdict, wait := p.replays.first(tenant, sha256.Sum256([]byte(jkt+"\x00"+jti)), now); verdict {
 	case replayed:
 		return badProof("it was used before; make a new one, with its own jti, for each request", nil)
 	case noRoom:
-		return &atlas.Error{Code: atlas.CodeRateLimited, RetryAfter: p.replays.window,
+		return &atlas.Error{Code: atlas.CodeRateLimited, RetryAfter: wait,
 			Err: errors.New("too many DPoP proofs of the tenant are remembered"), Hint: "too many requests with DPoP proofs; wait, then try again"}
 	default:
 		return nil
@@ -131,7 +131,7 @@ func (p *proofs) claims(r *http.Request, claims map[string]any, token string, no
 	case iat.Sub(now) > p.cfg.MaxAhead:
 		return badProof(fmt.Sprintf("iat is more than %s ahead; look at the clock", p.cfg.MaxAhead), nil)
 	}
-	sum := sha256.Sum256([]byte(token))
+	sum := digest(token)
 	if claims["ath"] != base64url.EncodeToString(sum[:]) {
 		return badProof("ath must be the SHA-256 of the token", nil)
 	}

@@ -10,14 +10,14 @@ import (
 const (
 	maxReplays = 1 << 20 // proofs remembered of one tenant, at most
 	// allReplays is how many are remembered in all before tenants that have more than an equal share
-	// must wait. At most twice as many are held, each in some 60 bytes.
+	// must wait. At most twice as many are held, each in some 120 bytes.
 	allReplays = 2 << 20
 )
 
 // replays remembers proofs for as long as they could be replayed. It forgets none before: where there is
 // no room, the tenant whose proofs take it up waits, and no other.
 type replays struct {
-	window    time.Duration // a proof is remembered for at least this long, and at most twice
+	window    time.Duration // how long a proof is remembered
 	perTenant int
 	all       int
 
@@ -27,10 +27,15 @@ type replays struct {
 	swept   time.Time
 }
 
-// remembered are the proofs of one tenant: young since the time given, old from before.
+// remembered are the proofs of one tenant, and in which order they came.
 type remembered struct {
-	since      time.Time
-	young, old map[[32]byte]struct{}
+	proofs map[[32]byte]struct{}
+	order  []stamped
+}
+
+type stamped struct {
+	proof [32]byte
+	at    time.Time
 }
 
 type verdict uint8
@@ -45,50 +50,44 @@ func newReplays(window time.Duration, perTenant int) *replays {
 	return &replays{window: window, perTenant: perTenant, all: allReplays, tenants: make(map[atlas.TenantID]*remembered)}
 }
 
-// first remembers a proof by its hash and reports whether it is the first time.
-func (r *replays) first(tenant atlas.TenantID, proof [32]byte, now time.Time) verdict {
+// first remembers a proof by its hash and reports whether it is the first time. Where there is no room, the
+// duration says when there will be.
+func (r *replays) first(tenant atlas.TenantID, proof [32]byte, now time.Time) (verdict, time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now.Sub(r.swept) >= r.window { // so that tenants who have gone leave nothing behind
 		r.swept = now
 		for name, t := range r.tenants {
-			if r.age(t, now); len(t.young)+len(t.old) == 0 {
+			if r.forget(t, now); len(t.order) == 0 {
 				delete(r.tenants, name)
 			}
 		}
 	}
 	t := r.tenants[tenant]
 	if t == nil {
-		t = &remembered{since: now, young: make(map[[32]byte]struct{})}
+		t = &remembered{proofs: make(map[[32]byte]struct{})}
 		r.tenants[tenant] = t
 	}
-	r.age(t, now)
-	if _, ok := t.young[proof]; ok {
-		return replayed
+	r.forget(t, now)
+	if _, ok := t.proofs[proof]; ok {
+		return replayed, 0
 	}
-	if _, ok := t.old[proof]; ok {
-		return replayed
+	if held := len(t.order); held >= r.perTenant || r.total >= r.all && held > 0 && held >= r.all/len(r.tenants) {
+		return noRoom, t.order[0].at.Add(r.window).Sub(now)
 	}
-	held := len(t.young) + len(t.old)
-	if held >= r.perTenant || r.total >= r.all && held >= r.all/len(r.tenants) {
-		return noRoom
-	}
-	t.young[proof] = struct{}{}
+	t.proofs[proof] = struct{}{}
+	t.order = append(t.order, stamped{proof, now})
 	r.total++
-	return fresh
+	return fresh, 0
 }
 
-// age drops what was remembered a window ago or longer.
-func (r *replays) age(t *remembered, now time.Time) {
-	switch passed := now.Sub(t.since); {
-	case passed < r.window:
-		return
-	case passed < 2*r.window:
-		r.total -= len(t.old)
-		t.old = t.young
-	default:
-		r.total -= len(t.old) + len(t.young)
-		t.old = nil
+// forget drops the proofs that are too old to be taken once more.
+func (r *replays) forget(t *remembered, now time.Time) {
+	n := 0
+	for n < len(t.order) && now.Sub(t.order[n].at) > r.window {
+		delete(t.proofs, t.order[n].proof)
+		n++
 	}
-	t.young, t.since = make(map[[32]byte]struct{}), now
+	t.order = t.order[n:]
+	r.total -= n
 }
