@@ -47,11 +47,16 @@ func (d *Decision) Err() error {
 // Decide decides one call. The error is not a refusal: it says that there is no decision, because
 // the call is incomplete or ctx ended. Validated arguments (Args.Values) are used as they are.
 func (e *Engine) Decide(ctx context.Context, call atlas.Call) (Decision, error) {
+	if d, ok := e.recall(&call); ok {
+		return d, nil
+	}
 	ev, err := e.begin(ctx, call)
 	if err != nil {
 		return Decision{}, err
 	}
-	return ev.decide(), nil
+	d := ev.decide()
+	e.remember(ev, &d)
+	return d, nil
 }
 
 // Stage refuses the calls that the rules do not allow. Lists pass: see [Engine.Visible]. Calls
@@ -153,18 +158,6 @@ func (e *Engine) match(call atlas.Call) (*evaluation, error) {
 		ev.matches[i] = scopeMatch{scope: scope, rules: e.candidates(call.Principal, call.Tenant, scope, ev.resource)}
 	}
 	return ev, nil
-}
-
-// resourceOf returns "tenant:<tenant>/<resource>".
-func resourceOf(call *atlas.Call) string {
-	below := ""
-	switch t := call.Tool; {
-	case t.Resource != nil:
-		below = t.Resource(*call)
-	default:
-		below = cmp.Or(t.Source, "tools") + "/" + t.Name
-	}
-	return "tenant:" + string(call.Tenant) + "/" + below
 }
 
 // refusal says why no rule can allow the caller to use the tool; it is empty if one can.

@@ -44,7 +44,8 @@ type Engine struct {
 	byUser   bool // a rule names a user
 	byCaller bool // a when looks at the principal
 
-	visible struct {
+	decisions decisions
+	visible   struct {
 		sync.Mutex
 		known map[visibleKey]bool // guarded; at most maxVisible entries
 	}
@@ -72,6 +73,7 @@ func Load(name string, data []byte, deps Deps) (*Engine, error) {
 	rules := parseYAML(data, r)
 	e := &Engine{tools: map[*atlas.Tool]*toolInfo{}, scopes: map[string]*scopeIndex{}, pii: deps.PII}
 	e.visible.known = map[visibleKey]bool{}
+	e.decisions.known = map[decisionKey]string{}
 	infos := make([]*toolInfo, 0, len(deps.Tools))
 	for _, t := range deps.Tools {
 		info := inform(t)

@@ -1,10 +1,6 @@
 package policy
 
-import (
-	"strconv"
-
-	"github.com/atlas-mcp/atlas"
-)
+import "github.com/atlas-mcp/atlas"
 
 // maxVisible bounds the memory of Visible. When it is full it is emptied: an entry costs a
 // microsecond to find again.
@@ -15,34 +11,6 @@ type visibleKey struct {
 	tool   *atlas.Tool
 	tenant atlas.TenantID
 	caller string
-}
-
-// callerKey writes what the rules may look at of a caller. Lengths keep one list of names from
-// reading like another.
-func (e *Engine) callerKey(p *atlas.Principal) string {
-	if !e.byUser && !e.byCaller && len(p.Roles) == 1 {
-		return p.Roles[0]
-	}
-	b := make([]byte, 0, 128)
-	add := func(s string) {
-		b = strconv.AppendInt(b, int64(len(s)), 10)
-		b = append(append(b, ':'), s...)
-	}
-	for _, r := range p.Roles {
-		add(r)
-	}
-	if e.byUser || e.byCaller {
-		b = append(b, '|')
-		add(p.Subject)
-		add(string(p.Tenant))
-	}
-	if e.byCaller {
-		add(p.Delegator)
-		for _, s := range p.Scopes {
-			add(s)
-		}
-	}
-	return string(b)
 }
 
 // Visible reports whether the principal could be allowed to call the tool for the tenant with some
@@ -60,7 +28,7 @@ func (e *Engine) Visible(p *atlas.Principal, tenant atlas.TenantID, t *atlas.Too
 	if e.tools[t] == nil { // not ours: remembering it would keep it alive
 		return e.couldAllow(call())
 	}
-	key := visibleKey{tool: t, tenant: tenant, caller: e.callerKey(p)}
+	key := visibleKey{tool: t, tenant: tenant, caller: string(e.appendCaller(nil, p))}
 	e.visible.Lock()
 	known, ok := e.visible.known[key]
 	e.visible.Unlock()
