@@ -29,7 +29,7 @@ func newIssuer(t *testing.T, file string) *issuer.Issuer {
 	return i
 }
 
-func part(t *testing.T, token string, n int) map[string]any {
+func part(t testing.TB, token string, n int) map[string]any {
 	t.Helper()
 	raw, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[n])
 	if err != nil {

@@ -7,44 +7,39 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 )
 
-const pemType = "PRIVATE KEY"
+const (
+	pemType    = "PRIVATE KEY"
+	secretSize = 32
+)
 
-// loadOrCreate reads the P-256 key in the file at path. If there is no file, it makes a key and
-// writes it; of several processes that do so at once, one wins and the others read its key.
-func loadOrCreate(path string) (*ecdsa.PrivateKey, error) {
+// loadOrCreate reads the P-256 key in the file at path. If there is no file, it makes a key that
+// signs from now on and writes it; of several processes that do so at once, one wins and the others
+// read its key.
+func loadOrCreate(path string, now time.Time) (*ecdsa.PrivateKey, error) {
 	key, err := load(path)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	if err := create(path); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := create(path, now); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	return load(path)
 }
 
 func load(path string) (*ecdsa.PrivateKey, error) {
-	info, err := os.Stat(path)
+	data, err := readPrivate(path)
 	if err != nil {
-		return nil, fmt.Errorf("key file: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("key file: is not a regular file")
-	}
-	if perm := info.Mode().Perm(); perm&0o077 != 0 {
-		return nil, fmt.Errorf("key file: others may read it (mode %04o); chmod 600 it, or delete it to get a new key", perm)
-	}
-	data, err := os.ReadFile(path) //nolint:gosec // the operator names the file
-	if err != nil {
-		return nil, fmt.Errorf("key file: %w", err)
+		return nil, err
 	}
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != pemType {
@@ -61,8 +56,28 @@ func load(path string) (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
-// create writes a new key to path, whole or not at all, and fails with fs.ErrExist if path exists.
-func create(path string) (err error) {
+// readPrivate reads a small file that nobody else may read.
+func readPrivate(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("key file: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > 64<<10 {
+		return nil, errors.New("key file: is not a regular small file")
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return nil, fmt.Errorf("key file: others may read it (mode %04o); chmod 600 it, or delete it to get a new key", perm)
+	}
+	data, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, fmt.Errorf("key file: %w", err)
+	}
+	return data, nil
+}
+
+// create writes a new key to path, and fails with fs.ErrExist if path exists. The file's time of
+// modification says from when on the key signs.
+func create(path string, from time.Time) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("make key: %w", err)
@@ -71,6 +86,12 @@ func create(path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("make key: %w", err)
 	}
+	return writePrivate(path, pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), from)
+}
+
+// writePrivate writes a new file of mode 0600, whole or not at all, and fails with fs.ErrExist if
+// path exists.
+func writePrivate(path string, data []byte, modified time.Time) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("key file: %w", err)
@@ -80,8 +101,8 @@ func create(path string) (err error) {
 		return fmt.Errorf("key file: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
-	err = pem.Encode(f, &pem.Block{Type: pemType, Bytes: der})
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close(), os.Chtimes(f.Name(), modified, modified)); err != nil {
 		return fmt.Errorf("key file: %w", err)
 	}
 	// A link, unlike a rename, never replaces a key that another process has just made.
@@ -89,6 +110,27 @@ func create(path string) (err error) {
 		return fmt.Errorf("key file: %w", err)
 	}
 	return nil
+}
+
+// secret reads the key that seals refresh tokens and forms, and makes it at first use.
+func secret(keyFile string) ([]byte, error) {
+	path := strings.TrimSuffix(keyFile, filepath.Ext(keyFile)) + ".secret"
+	data, err := readPrivate(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		fresh := make([]byte, secretSize)
+		_, _ = rand.Read(fresh) // never fails
+		if err := writePrivate(path, fresh, time.Now()); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		data, err = readPrivate(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(data) != secretSize {
+		return nil, errors.New("key file: the secret beside it has another size; delete it to get a new one")
+	}
+	return data, nil
 }
 
 // thumbprint returns the RFC 7638 thumbprint of key, which serves as its kid.
@@ -103,11 +145,4 @@ func thumbprint(key *ecdsa.PublicKey) (string, error) {
 	sum := sha256.Sum256(fmt.Appendf(nil, `{"crv":"P-256","kty":"EC","x":"%s","y":"%s"}`,
 		enc.EncodeToString(raw[1:1+n]), enc.EncodeToString(raw[1+n:])))
 	return enc.EncodeToString(sum[:]), nil
-}
-
-func metadata(issuer string) ([]byte, error) {
-	return json.Marshal(struct {
-		Issuer  string `json:"issuer"`
-		JWKSURI string `json:"jwks_uri"`
-	}{issuer, issuer + "/.well-known/jwks.json"})
 }
