@@ -114,18 +114,46 @@ func Revision(h http.Header) (string, *Error) {
 	return v, nil
 }
 
+// CheckHeader reports what is wrong with the fields that repeat parts of a request of the newer era
+// (SEP-2243): a field that is missing, is there twice or says something else than the body.
+func (r *Request) CheckHeader(h http.Header) *Error {
+	switch v, ok := one(h, HeaderMethod); {
+	case !ok:
+		return mismatch("two Mcp-Method headers")
+	case v == "":
+		return mismatch("the Mcp-Method header is required")
+	case v != r.Method:
+		return mismatch("the Mcp-Method header does not match the body")
+	}
+	target, ok := r.Target()
+	if !ok {
+		return nil
+	}
+	switch v, ok := one(h, HeaderName); {
+	case !ok:
+		return mismatch("two Mcp-Name headers")
+	case v == "":
+		return mismatch("the Mcp-Name header is required")
+	default:
+		if v, ok = decodeHeader(v); !ok || v != string(target) {
+			return mismatch("the Mcp-Name header does not match the body")
+		}
+	}
+	return nil
+}
+
 // Check reports what is wrong with a request that came over HTTP with the header, whose revision is
 // that of [Revision]: required fields and _meta that are missing or say other things than the body
 // (SEP-2243, SEP-2575), a revision that Atlas does not speak, and r.Fault.
 func (r *Request) Check(h http.Header, revision string) *Error {
-	body := string(r.Meta.Version)
-	if revision >= FirstModern || body != "" {
+	body := r.Meta.Version
+	if revision >= FirstModern || len(body) > 0 {
 		switch {
 		case revision == "":
 			return mismatch("the MCP-Protocol-Version header is required")
-		case body == "":
+		case len(body) == 0:
 			return &Error{Code: CodeInvalidParams, Message: `_meta must hold "` + metaVersion + `"`, Status: http.StatusBadRequest}
-		case revision != body:
+		case revision != string(body):
 			return mismatch("the MCP-Protocol-Version header does not match the body")
 		}
 	}
@@ -135,25 +163,8 @@ func (r *Request) Check(h http.Header, revision string) *Error {
 		}
 		return r.Fault
 	}
-	switch v, ok := one(h, HeaderMethod); {
-	case !ok:
-		return mismatch("two Mcp-Method headers")
-	case v == "":
-		return mismatch("the Mcp-Method header is required")
-	case v != r.Method:
-		return mismatch("the Mcp-Method header does not match the body")
-	}
-	if r.Method == MethodCall {
-		v, ok := one(h, HeaderName)
-		if !ok {
-			return mismatch("two Mcp-Name headers")
-		}
-		if v == "" {
-			return mismatch("the Mcp-Name header is required")
-		}
-		if v, ok = decodeHeader(v); !ok || !r.HasName || v != string(r.Name) {
-			return mismatch("the Mcp-Name header does not match the body")
-		}
+	if err := r.CheckHeader(h); err != nil {
+		return err
 	}
 	switch {
 	case r.Fault != nil:

@@ -3,6 +3,7 @@ package message
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/atlas-mcp/atlas"
@@ -21,6 +22,7 @@ type Request struct {
 	Name      []byte
 	HasName   bool
 	Arguments []byte // as written; nil if there are none, or null
+	uri, task []byte
 	Cursor    []byte
 	Meta      Meta
 	Fault     *Error
@@ -190,6 +192,10 @@ func (r *Request) param(key []byte) *Error {
 			r.Name, r.HasName = r.text(raw, `params "name" must be a string`)
 		}
 		return err
+	case "uri":
+		return r.word(&r.uri)
+	case "taskId":
+		return r.word(&r.task)
 	case "arguments":
 		raw, err := s.raw(false)
 		if err == nil && string(raw) != "null" {
@@ -238,6 +244,15 @@ func (r *Request) text(raw []byte, fault string) ([]byte, bool) {
 	return unquote(raw), true
 }
 
+// word reads a value if it is a string; whoever asks for it finds out if it is not.
+func (r *Request) word(to *[]byte) *Error {
+	raw, err := r.scan.raw(true)
+	if err == nil && raw[0] == '"' {
+		*to = unquote(raw)
+	}
+	return err
+}
+
 // other skips a value that is of another type than it should; null counts as none.
 func (r *Request) other(fault string) *Error {
 	raw, err := r.scan.raw(true)
@@ -269,8 +284,67 @@ func (r *Request) input(key []byte) *Error {
 	return nil
 }
 
-// Modern reports whether the message names a revision without sessions in its own text.
-func (r *Request) Modern() bool { return string(r.Meta.Version) >= FirstModern }
+// Target returns what the request is about, which the Mcp-Name field repeats (SEP-2243, SEP-2663). It
+// reports false for a method without such a thing.
+func (r *Request) Target() (target []byte, ok bool) {
+	switch r.Method {
+	case MethodCall, methodPrompt:
+		return r.Name, true
+	case methodRead:
+		return r.uri, true
+	}
+	return r.task, strings.HasPrefix(r.Method, methodTasks)
+}
+
+// ReadInitialize reads the parameters of initialize: the revision that the client asks for, and what
+// it can do. It reports false if they are not of the right form.
+func (r *Request) ReadInitialize() (revision string, c atlas.Client, ok bool) {
+	if r.Params == nil {
+		return "", c, false
+	}
+	s := scanner{b: r.Params}
+	err := s.members(false, func(key []byte) *Error { // scanned before
+		what := string(key)
+		raw, err := s.raw(false)
+		switch {
+		case err != nil:
+		case what == "protocolVersion" && raw[0] == '"':
+			revision = string(unquote(raw))
+		case what == "capabilities":
+			c, ok = ReadCapabilities(raw)
+		}
+		return err
+	})
+	return revision, c, ok && err == nil && revision != ""
+}
+
+// ReadCancelled reads the parameters of notifications/cancelled: the id of the request that is meant,
+// as [Request.Key] has it.
+func (r *Request) ReadCancelled() (key string, ok bool) {
+	if r.Params == nil {
+		return "", false
+	}
+	s := scanner{b: r.Params}
+	err := s.members(false, func(k []byte) *Error { // scanned before
+		is := string(k) == "requestId"
+		raw, err := s.raw(false)
+		if is && err == nil && isID(raw) {
+			key, ok = idKey(raw), true
+		}
+		return err
+	})
+	return key, ok && err == nil
+}
+
+// Key returns the canonical form of the message's id.
+func (r *Request) Key() string { return idKey(r.ID) }
+
+func idKey(raw []byte) string {
+	if raw[0] == '"' {
+		return string(AppendString(nil, unquote(raw)))
+	}
+	return string(raw)
+}
 
 // maxName bounds what a caller can write into logs as a tool's name. It is longer than any tool's
 // name, so a name that is cut short stays unknown.

@@ -1,6 +1,7 @@
 package message
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -311,5 +312,17 @@ func (d Dialect) AppendList(dst []byte, key string, items [][]byte, next string,
 	dst = append(dst, ']')
 	dst = appendMember(dst, "nextCursor", next)
 	dst = appendCacheable(dst, ttl)
+	return append(dst, '}')
+}
+
+// AppendTask appends the handle of a call that goes on as a task (SEP-2663), from its own members. It
+// is of the newer era.
+func (d Dialect) AppendTask(dst, task []byte, requestID string) []byte {
+	dst = d.begin(dst, "task", requestID)
+	dst = append(dst, '}')
+	if members, ok := bytes.CutPrefix(task, []byte("{")); ok && len(members) > 1 {
+		dst = append(dst, ',')
+		return append(dst, members...)
+	}
 	return append(dst, '}')
 }
