@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
 )
 
 const (
-	maxDepth = 3  // calls below a caller's own
+	maxDepth = 4  // calls below a caller's own: prompt, resource, workflow, composed tool, tool
 	maxSteps = 16 // of one workflow
 	fanOut   = 8  // children of one call that run at the same time
 )
@@ -37,6 +38,26 @@ func (c children) run(ctx context.Context, parent atlas.Call, name string, args 
 		return atlas.Result{}, atlas.Errorf(atlas.CodeInternal, fmt.Errorf("%s: arguments cannot be written as JSON", name), "")
 	}
 	return c.call(ctx, parent.Child(c.newID(), name, encoded))
+}
+
+// progress tells the client of one call how many of its parts are done. It is safe for concurrent use.
+type progress struct {
+	peer  atlas.Peer // nil for nobody who listens
+	total int
+
+	mu   sync.Mutex
+	done int // guarded by mu, which also keeps the reports in order
+}
+
+// step reports one more part, by a name from the configuration.
+func (p *progress) step(name string) {
+	if p.peer == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done++
+	p.peer.Progress(float64(p.done), float64(p.total), fmt.Sprintf("%d of %d: %s", p.done, p.total, name))
 }
 
 // decode reads a child's answer.
@@ -78,6 +99,10 @@ func (b *builder) child(s *spec, n node, name string) (*definition, bool) {
 		n.errorf("%s calls itself: calls form a cycle", name)
 	case !ok:
 		n.errorf("there is no tool %q of a lower level than %s, or its definition has a mistake", name, s.level)
+	case d.tool.Kind != atlas.KindTool:
+		n.errorf("%s is a %s, not a tool", name, d.tool.Kind)
+	case d.confirms:
+		n.errorf("%s asks a person to confirm each call, and a %s tool has nobody to ask", name, s.level)
 	case rank[d.tool.Level] >= rank[s.level]:
 		n.errorf("%s is a %s tool; a %s tool calls tools of lower levels only, so that calls form no cycles", name, d.tool.Level, s.level)
 	case !d.tool.ReadOnly:

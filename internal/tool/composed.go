@@ -165,6 +165,11 @@ func (s semantic) run(ctx context.Context, call atlas.Call) (atlas.Result, error
 	if err := decode(near, &hits); err != nil {
 		return atlas.Result{}, err
 	}
+	reports := &progress{peer: call.Peer, total: 1}
+	if s.hydrate != "" {
+		reports.total = 2
+	}
+	reports.step("search")
 	asOf, partial := near.AsOf, near.Partial
 	failed := map[string]string{}
 	rows, complete := map[string]map[string]any{}, false
@@ -188,6 +193,9 @@ func (s semantic) run(ctx context.Context, call atlas.Call) (atlas.Result, error
 				return atlas.Result{}, err
 			}
 		}
+	}
+	if s.hydrate != "" {
+		reports.step("documents")
 	}
 	results := make([]map[string]any, 0, len(hits.Hits))
 	for _, h := range hits.Hits {
@@ -283,6 +291,7 @@ func (h hybrid) run(ctx context.Context, call atlas.Call) (atlas.Result, error) 
 	var lists [2]found
 	var results [2]atlas.Result
 	var errs [2]error
+	reports := &progress{peer: call.Peer, total: len(tools)}
 	var wg sync.WaitGroup
 	for i := range tools {
 		args := map[string]any{"query": query, sizes[i]: each}
@@ -292,6 +301,9 @@ func (h hybrid) run(ctx context.Context, call atlas.Call) (atlas.Result, error) 
 		wg.Go(func() {
 			if results[i], errs[i] = h.children.run(inner, call, tools[i], args); errs[i] == nil {
 				errs[i] = decode(results[i], &lists[i])
+			}
+			if inner.Err() == nil {
+				reports.step(names[i])
 			}
 		})
 	}

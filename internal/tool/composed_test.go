@@ -365,7 +365,7 @@ func TestDepthIsBounded(t *testing.T) {
 	h.tools["crm_customer"] = flow
 	_, err := h.ask(t.Context(), "acme", "customer_context", context1001)
 	wantCode(t, err, atlas.CodeInternal)
-	if n := h.called("crm_customer"); n != 3 {
+	if n := h.called("crm_customer"); n != 4 {
 		t.Errorf("nested %d deep", n)
 	}
 }

@@ -220,7 +220,7 @@ func (h *house) call(ctx context.Context, call atlas.Call) (atlas.Result, error)
 		return atlas.Result{}, err
 	}
 	t, ok := h.tools[call.Name]
-	if !ok {
+	if !ok || t.Kind != call.Kind {
 		return atlas.Result{}, &atlas.Error{Code: atlas.CodeToolNotFound}
 	}
 	call.Tool = t
@@ -247,6 +247,12 @@ func (h *house) call(ctx context.Context, call atlas.Call) (atlas.Result, error)
 // fits checks an answer against the tool's own output schema.
 func (h *house) fits(t *atlas.Tool, res atlas.Result) {
 	h.t.Helper()
+	if t.Kind != atlas.KindTool {
+		if len(res.Content) == 0 || res.Structured != nil {
+			h.t.Errorf("%s: a %s answers with content, this is %+v", t.Name, t.Kind, res)
+		}
+		return
+	}
 	out, err := compile(t.Output)
 	if err != nil {
 		h.t.Errorf("%s: output schema: %v", t.Name, err)

@@ -38,11 +38,18 @@ type spec struct {
 	output      node
 	input       node
 	echo        []string
+	icons       node
+	task        node
+	ask         node
+
+	asks  *ask     // what it asks; nil for nothing
+	asked []string // inputs that it asks for if they are missing
 
 	body      string // which of the bodies it has
 	bodyValue node
 	found     map[string]node
 
+	word       string            // what an input is called in messages; empty for input
 	properties map[string]schema // of the input
 	needed     []string          // required properties, sorted
 	verb       Source            // the source it uses; zero for composed tools and workflows
@@ -72,22 +79,21 @@ var rank = map[atlas.Level]int{atlas.Atomic: 0, atlas.Composed: 1, atlas.Workflo
 // built on the definitions of the tools below them.
 func (b *builder) files(files []File) {
 	var specs []*spec
+	var resources, prompts []entry
 	for _, f := range files {
 		top, ok := parse(f, &b.errs)
 		if !ok {
 			continue
 		}
-		var tools node
-		top.into(map[string]any{"tools": &tools})
-		if tools.ast == nil {
-			continue
-		}
-		entries, _ := tools.entries()
-		for _, e := range entries {
+		var tools, resourcesNode, promptsNode node
+		top.into(map[string]any{"tools": &tools, "resources": &resourcesNode, "prompts": &promptsNode})
+		for _, e := range tools.below() {
 			if s := b.readSpec(e); s != nil {
 				specs = append(specs, s)
 			}
 		}
+		resources = append(resources, resourcesNode.below()...)
+		prompts = append(prompts, promptsNode.below()...)
 	}
 	slices.SortStableFunc(specs, func(x, y *spec) int { return cmp.Compare(rank[x.level], rank[y.level]) })
 	table := bodies()
@@ -96,6 +102,7 @@ func (b *builder) files(files []File) {
 			b.finish(s, d)
 		}
 	}
+	b.resourcesAndPrompts(resources, prompts)
 }
 
 // readSpec decodes an entry and checks what does not depend on its body.
@@ -106,7 +113,7 @@ func (b *builder) readSpec(e entry) *spec {
 		"level": &level, "title": &s.title, "description": &s.description, "source": &s.source, "scopes": &s.scopes,
 		"cache": &s.cache, "timeout": &s.timeout, "toolsets": &s.toolsets, "tags": &s.tags, "reads": &reads,
 		"input": &s.input, "required": &s.required, "items": &s.items, "single": &s.single, "max_rows": &s.maxRows,
-		"output": &s.output, "echo": &s.echo,
+		"output": &s.output, "echo": &s.echo, "icons": &s.icons, "task": &s.task, "ask": &s.ask,
 	}
 	values := map[string]*node{}
 	table := bodies()
@@ -154,6 +161,9 @@ func (b *builder) readSpec(e entry) *spec {
 	}
 	b.findSource(s)
 	b.readInput(s)
+	if s.ask.ast != nil {
+		b.readAsk(s)
+	}
 	for _, name := range s.echo {
 		if _, ok := s.properties[name]; !ok {
 			s.found["echo"].errorf("echo: there is no input %q", name)
@@ -235,6 +245,7 @@ func capable[C any](s *spec) (C, bool) {
 // readInput turns the shorthand of input, properties by name, into the parts of a JSON Schema.
 func (b *builder) readInput(s *spec) {
 	s.properties = map[string]schema{}
+	word := cmp.Or(s.word, "input")
 	if s.input.ast == nil {
 		return
 	}
@@ -248,16 +259,16 @@ func (b *builder) readInput(s *spec) {
 			continue
 		}
 		if !toolName.MatchString(e.key) {
-			e.name.errorf("input %q: use a-z, 0-9 and _, beginning with a letter", e.key)
+			e.name.errorf("%s %q: use a-z, 0-9 and _, beginning with a letter", word, e.key)
 			continue
 		}
 		if err := bounded(p); err != nil {
-			e.name.errorf("input %s: %s", e.key, err)
+			e.name.errorf("%s %s: %s", word, e.key, err)
 			continue
 		}
 		if b.deps.CheckSchema != nil {
 			if err := b.deps.CheckSchema(encode(object(schema{e.key: p}))); err != nil {
-				e.name.errorf("input %s: not a JSON Schema: %s", e.key, err)
+				e.name.errorf("%s %s: not a JSON Schema: %s", word, e.key, err)
 				continue
 			}
 		}
@@ -269,7 +280,7 @@ func (b *builder) readInput(s *spec) {
 	if at, given := s.found["required"]; given {
 		for _, name := range s.required {
 			if _, ok := s.properties[name]; !ok {
-				at.errorf("required: there is no input %q", name)
+				at.errorf("required: there is no %s %q", word, name)
 			}
 		}
 		s.needed = slices.Clone(s.required)
@@ -322,7 +333,8 @@ func (b *builder) finish(s *spec, d *definition) {
 	t.Toolsets, t.Tags = s.toolsets, s.tags
 	t.Reads = cmp.Or(s.reads, t.Reads)
 	if t.Input == nil {
-		t.Input = raw(object(asAny(s.properties), s.needed...))
+		required := slices.DeleteFunc(slices.Clone(s.needed), func(name string) bool { return slices.Contains(s.asked, name) })
+		t.Input = raw(object(asAny(s.properties), required...))
 	}
 	if _, given := s.found["scopes"]; given {
 		t.Scopes = s.scopes
@@ -338,6 +350,16 @@ func (b *builder) finish(s *spec, d *definition) {
 	}
 	if out := b.output(s); out != nil {
 		t.Output = out
+	}
+	t.Icons = s.icons.icons()
+	t.Task = s.task.task(t.Timeout)
+	if s.asks != nil {
+		t.Ask = s.asks.run
+		d.asked, d.confirms = s.asked, len(s.asks.confirm.parts) > 0
+		d.body += s.ask.ast.String()
+		if len(s.asks.fields) > 0 {
+			t.Run = guardMissing(s.asks.fields, t.Run)
+		}
 	}
 	d.kind, d.verb, d.at, d.owner = s.verb.Kind, s.body, s.at, s.at.String()
 	b.add(d)

@@ -79,6 +79,7 @@ type builder struct {
 	sources map[string]Source
 	deps    Deps
 	defs    map[string]*definition
+	docs    []*resource
 	errs    []error
 }
 
@@ -95,6 +96,9 @@ type definition struct {
 	at    place  // where it is defined
 	ids   string // name of its argument that takes a list of ids; for hydration
 	owner string // the source or file that defines it, for messages
+
+	asked    []string // inputs that a person is asked for if they are missing; others must give them
+	confirms bool     // runs only after a person's yes; others cannot give that
 }
 
 // add takes in a definition, unless its name is taken or wrong.
@@ -132,6 +136,7 @@ func (d *definition) version(behind string) string {
 		behind,
 		t.Name, t.Title, t.Description, t.Level, t.Source, d.kind, d.verb, d.body, t.Input, t.Output, t.Items,
 		t.Scopes, t.ReadOnly, t.Destructive, t.Idempotent, t.Reads, t.Effects, t.CacheTTL, t.Timeout,
+		t.Kind, t.URI, t.MIME, t.Icons, t.Task,
 	})
 	if err != nil { // the schemas were made by Marshal
 		data = []byte(fmt.Sprint(t.Name, err))

@@ -21,6 +21,10 @@ type Verbs struct {
 	Toolsets []string    `yaml:"toolsets"` // named groups that the tools belong to
 	Tags     []string    `yaml:"tags"`
 
+	// Resources are what is offered as resources of the protocol: schema (the tables) and objects (the
+	// documents). Default: what the verbs offered allow; [] for none.
+	Resources []string `yaml:"resources"`
+
 	Override map[string]Override `yaml:"override"` // by verb
 }
 
@@ -39,6 +43,11 @@ func (v Verbs) Validate() error {
 	for _, name := range v.Expose {
 		if !slices.Contains(verbNames, name) {
 			errs = append(errs, fmt.Errorf("expose: %q is not a verb; use %s", name, strings.Join(verbNames, ", ")))
+		}
+	}
+	for _, name := range v.Resources {
+		if !slices.Contains(autoNames(), name) {
+			errs = append(errs, fmt.Errorf("resources: %q is not known; use %s", name, strings.Join(autoNames(), ", ")))
 		}
 	}
 	checkReads := func(where string, r atlas.Reads) {
@@ -102,7 +111,7 @@ func (b *builder) verbs(name string, s Source) {
 		b.errorf(at, "source %q: the name is not allowed; use a-z, 0-9 and _, beginning with a letter", name)
 		return
 	}
-	if name == string(atlas.Composed) || name == string(atlas.Workflow) { // see fixedResource
+	if name == string(atlas.Composed) || name == string(atlas.Workflow) || name == promptSource { // see fixedResource
 		b.errorf(at, "source %q: the name is taken by Atlas; choose another", name)
 		return
 	}

@@ -179,7 +179,7 @@ func checkArgs(kid *definition, args shape, stepNode, argNode node) {
 	if json.Unmarshal(kid.tool.Input, &input) != nil {
 		return
 	}
-	for _, name := range input.Required {
+	for _, name := range append(input.Required, kid.asked...) {
 		if _, ok := args.fields[name]; !ok {
 			stepNode.errorf("args: %s needs %s", kid.tool.Name, name)
 		}
@@ -231,6 +231,7 @@ func (w workflow) run(ctx context.Context, call atlas.Call) (atlas.Result, error
 		done[i] = make(chan struct{})
 	}
 	slots := make(chan struct{}, fanOut)
+	reports := &progress{peer: call.Peer, total: len(w.steps)}
 	var wg sync.WaitGroup
 	for i := range w.steps {
 		wg.Go(func() {
@@ -247,6 +248,9 @@ func (w workflow) run(ctx context.Context, call atlas.Call) (atlas.Result, error
 			}
 			if outcomes[i].err != nil && !w.steps[i].optional {
 				cancel() // the whole fails: leave the sources alone
+			}
+			if inner.Err() == nil {
+				reports.step(w.steps[i].id)
 			}
 		})
 	}

@@ -113,6 +113,15 @@ func (n node) entries() ([]entry, bool) {
 	return entries, true
 }
 
+// below returns what a mapping that may be missing holds.
+func (n node) below() []entry {
+	if n.ast == nil {
+		return nil
+	}
+	entries, _ := n.entries()
+	return entries
+}
+
 // into decodes a mapping into variables by key and returns where each key that was found stands. A
 // variable of type *node takes the value as it is.
 func (n node) into(vars map[string]any) map[string]node {

@@ -1,0 +1,352 @@
+package tool
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/atlas-mcp/atlas"
+)
+
+const (
+	maxListed    = 1000 // resources of one template
+	maxCompleted = 100  // values of one completion, as the protocol has it
+	maxPrefix    = 256  // bytes of what a completion may begin with
+	maxLookups   = 8    // of one list or completion
+	maxItemDepth = 8    // names in a path
+)
+
+// A lookup finds out what there is, for a list or a completion: one call of a tool as the caller,
+// through the pipeline, so that he finds what he may read and nothing else.
+type lookup struct {
+	children
+	tool  string
+	args  shape
+	items []string // path of the list in the answer
+
+	value  []string            // path in an item: the value of a completion
+	values map[string][]string // paths in an item, by variable of the URI
+	link   map[string][]string // paths in an item, by name, title, description, size and mime
+}
+
+// run returns the items of the answer.
+func (l lookup) run(ctx context.Context, call atlas.Call, get func(string) (any, bool)) ([]any, error) {
+	filled, _ := l.args.value(get)
+	args, _ := filled.(map[string]any)
+	res, err := l.children.run(ctx, call, l.tool, args)
+	if err != nil {
+		return nil, err
+	}
+	v, err := answered(res)
+	if err != nil {
+		return nil, err
+	}
+	list, _ := find(v, l.items).([]any)
+	return list, nil
+}
+
+// answered decodes a child's answer, numbers as [json.Number].
+func answered(res atlas.Result) (any, error) {
+	d := json.NewDecoder(bytes.NewReader(res.Structured))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return nil, atlas.Errorf(atlas.CodeInternal, err, "")
+	}
+	return v, nil
+}
+
+// find returns what stands at a path, or nil; numbers are places in lists.
+func find(v any, path []string) any {
+	for _, name := range path {
+		switch at := v.(type) {
+		case map[string]any:
+			v = at[name]
+		case []any:
+			i, err := strconv.Atoi(name)
+			if err != nil || i < 0 || i >= len(at) {
+				return nil
+			}
+			v = at[i]
+		default:
+			return nil
+		}
+	}
+	return v
+}
+
+// nothing reports whether a failed lookup means that there is nothing for this caller: he may not
+// look, or what he typed finds nothing. What he may not see is answered like what is not there.
+func nothing(err error, typed bool) bool {
+	switch atlas.ErrorOf(err).Info().Category {
+	case atlas.PermissionDenied, atlas.ResourceNotFound:
+		return true
+	case atlas.InvalidInput:
+		return typed
+	}
+	return false
+}
+
+// A completer completes the arguments of a prompt, or the variables of a resource.
+type completer struct {
+	name    string // of the prompt or resource
+	lookups map[string][]lookup
+	choices map[string][]string // enumerations
+}
+
+func (c completer) empty() bool { return len(c.lookups) == 0 && len(c.choices) == 0 }
+
+// typedRef stands for what was typed so far, in the arguments of a completion's tool.
+const typedRef = "prefix"
+
+func (c completer) run(ctx context.Context, call atlas.Call, argument, prefix string, known map[string]string) ([]string, error) {
+	if len(prefix) > maxPrefix || !utf8.ValidString(prefix) || strings.ContainsFunc(prefix, unicode.IsControl) {
+		return nil, nil
+	}
+	call.Name = c.name
+	var out []string
+	add := func(v string) {
+		sound := v != "" && len(v) <= maxVariable && !strings.ContainsFunc(v, unicode.IsControl)
+		if sound && strings.HasPrefix(v, prefix) && len(out) < maxCompleted && !slices.Contains(out, v) {
+			out = append(out, v)
+		}
+	}
+	for _, v := range c.choices[argument] {
+		add(v)
+	}
+	ctx, cancel := context.WithTimeout(ctx, composedTimeout)
+	defer cancel()
+	get := func(ref string) (any, bool) {
+		if ref == typedRef {
+			return prefix, true
+		}
+		v, ok := known[ref]
+		return v, ok && v != ""
+	}
+	for _, l := range c.lookups[argument] {
+		if !hasAll(l.args.refs(), get) { // it completes by what is not filled in yet
+			continue
+		}
+		items, err := l.run(ctx, call, get)
+		if err != nil {
+			if nothing(err, true) {
+				continue
+			}
+			return nil, err
+		}
+		for _, item := range items {
+			add(inText(find(item, l.value)))
+		}
+	}
+	return out, nil
+}
+
+func hasAll(refs []string, get func(string) (any, bool)) bool {
+	return !slices.ContainsFunc(refs, func(ref string) bool { _, ok := get(ref); return !ok })
+}
+
+// A reader decodes the parts that resources and prompts have in common.
+type reader struct {
+	*builder
+	name string   // of the resource or prompt
+	kind string   // resource or prompt
+	refs []string // names that may stand in arguments: variables of the URI, or arguments of the prompt
+}
+
+// backing finds a tool that a resource or a prompt calls: any that only reads.
+func (r reader) backing(n node, name string) (*definition, bool) {
+	d, ok := r.defs[name]
+	switch {
+	case !ok:
+		n.errorf("there is no tool %q, or its definition has a mistake", name)
+	case d.tool.Kind != atlas.KindTool:
+		n.errorf("%s is a %s, not a tool", name, d.tool.Kind)
+	case !d.tool.ReadOnly:
+		n.errorf("%s changes data; a %s calls tools that only read", name, r.kind)
+	case d.confirms:
+		n.errorf("%s asks a person to confirm each call, and a %s has nobody to ask", name, r.kind)
+	default:
+		return d, true
+	}
+	return nil, false
+}
+
+// arguments decodes the arguments of a call of the tool.
+func (r reader) arguments(at, n node, d *definition, refs []string) shape {
+	sh := shape{kind: 'f'}
+	place := at
+	if n.ast != nil {
+		place = n
+		if sh = n.shape("arguments"); sh.kind != 'f' {
+			n.errorf("arguments: must be a mapping (argument: value)")
+			return shape{kind: 'f'}
+		}
+	}
+	checkArgs(d, sh, at, place)
+	for _, ref := range sh.refs() {
+		if !slices.Contains(refs, ref) {
+			place.errorf("arguments: {%s} is not known here; use %s", ref, orNone(refs))
+		}
+	}
+	return sh
+}
+
+func orNone(names []string) string {
+	if len(names) == 0 {
+		return "fixed values"
+	}
+	return strings.Join(names, ", ")
+}
+
+// path decodes the path of a field of the tool's answer.
+func (r reader) path(n node, key string, output json.RawMessage, below []string) []string {
+	if n.ast == nil {
+		return nil
+	}
+	var text string
+	before := len(r.errs)
+	n.decode(key, &text)
+	if len(r.errs) > before {
+		return nil
+	}
+	path := strings.Split(text, ".")
+	if slices.Contains(path, "") || len(path) > maxItemDepth {
+		n.errorf("%s: %q is not the path of a field; write a.b", key, text)
+		return nil
+	}
+	if !schemaHas(output, append(slices.Clone(below), path...)) {
+		n.errorf("%s: the answer has no field %s", key, text)
+	}
+	return path
+}
+
+// schemaHas reports whether an answer of the schema may have something at the path.
+func schemaHas(output json.RawMessage, path []string) bool {
+	var s map[string]any
+	if json.Unmarshal(output, &s) != nil {
+		return true
+	}
+	for _, name := range path {
+		if items, ok := s["items"].(map[string]any); ok {
+			if _, err := strconv.Atoi(name); err != nil {
+				return false
+			}
+			s = items
+			continue
+		}
+		properties, _ := s["properties"].(map[string]any)
+		next, ok := properties[name].(map[string]any)
+		if !ok {
+			return s["additionalProperties"] != false
+		}
+		s = next
+	}
+	return true
+}
+
+// each calls f for each mapping of a node that is one, or a list of some.
+func (r reader) each(n node, key string, f func(node)) {
+	if n.ast == nil {
+		return
+	}
+	if _, list := sequence(n.ast); !list {
+		f(n)
+		return
+	}
+	items, _ := n.items(key)
+	if len(items) > maxLookups {
+		n.errorf("%s: %d are too many; keep at most %d", key, len(items), maxLookups)
+		return
+	}
+	for _, item := range items {
+		f(item)
+	}
+}
+
+// lookup decodes one lookup. Fields are decoded by the caller, from the nodes in extra.
+func (r reader) lookup(n node, refs []string, extra map[string]*node) (lookup, *definition, bool) {
+	var name string
+	var args, items node
+	vars := map[string]any{"tool": &name, "arguments": &args, "items": &items}
+	for key, v := range extra {
+		vars[key] = v
+	}
+	before := len(r.errs)
+	found := n.into(vars)
+	l := lookup{children: r.children(), tool: name}
+	if name == "" {
+		if len(r.errs) == before {
+			n.errorf("tool: is missing; name the tool to call")
+		}
+		return l, nil, false
+	}
+	d, ok := r.backing(found["tool"], name)
+	if !ok {
+		return l, nil, false
+	}
+	l.args = r.arguments(n, args, d, refs)
+	switch {
+	case items.ast != nil:
+		l.items = r.path(items, "items", d.tool.Output, nil)
+	case d.tool.Items != "":
+		l.items = []string{d.tool.Items}
+	default:
+		n.errorf("items: is missing; name the list in the answer of %s", name)
+	}
+	return l, d, len(r.errs) == before
+}
+
+// completion decodes "complete:", by argument.
+func (r reader) completion(n node, enums map[string]schema) completer {
+	c := completer{name: r.name, lookups: map[string][]lookup{}, choices: map[string][]string{}}
+	for name, p := range enums {
+		if list := texts(p["enum"]); list != nil {
+			c.choices[name] = list
+		}
+	}
+	for _, e := range n.below() {
+		if !slices.Contains(r.refs, e.key) {
+			e.name.errorf("complete: there is no argument %q; use %s", e.key, orNone(r.refs))
+			continue
+		}
+		refs := append(slices.DeleteFunc(slices.Clone(r.refs), func(s string) bool { return s == e.key }), typedRef)
+		r.each(e.value, e.key, func(n node) {
+			var field node
+			l, d, ok := r.lookup(n, refs, map[string]*node{"field": &field})
+			if field.ast == nil {
+				n.errorf("field: is missing; name the field of an item that is the value")
+				return
+			}
+			if ok {
+				l.value = r.path(field, "field", d.tool.Output, append(slices.Clone(l.items), "0"))
+				c.lookups[e.key] = append(c.lookups[e.key], l)
+			}
+		})
+	}
+	if n.ast != nil && slices.Contains(r.refs, typedRef) {
+		n.errorf("complete: %q stands for what was typed; give the argument of this name another one", typedRef)
+	}
+	return c
+}
+
+// texts returns a list of texts, or nil if it is something else.
+func texts(v any) []string {
+	list, ok := v.([]any)
+	if !ok {
+		return nil
+	}
+	out := make([]string, 0, len(list))
+	for _, e := range list {
+		s, ok := e.(string)
+		if !ok {
+			return nil
+		}
+		out = append(out, s)
+	}
+	return out
+}
