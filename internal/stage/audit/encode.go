@@ -116,34 +116,41 @@ func (o *object) list(k string, v []string) {
 func appendString(b []byte, s string) []byte {
 	const hexDigits = "0123456789abcdef"
 	b = append(b, '"')
+	start := 0 // of what is not copied yet
 	for i := 0; i < len(s); {
 		c := s[i]
+		if c >= 0x20 && c < utf8.RuneSelf && c != '"' && c != '\\' {
+			i++
+			continue
+		}
+		b = append(b, s[start:i]...)
 		if c >= utf8.RuneSelf {
 			r, n := utf8.DecodeRuneInString(s[i:])
 			b = utf8.AppendRune(b, r)
 			i += n
+			start = i
 			continue
 		}
 		i++
-		switch {
-		case c == '"' || c == '\\':
+		start = i
+		switch c {
+		case '"', '\\':
 			b = append(b, '\\', c)
-		case c >= 0x20:
-			b = append(b, c)
-		case c == '\b':
+		case '\b':
 			b = append(b, '\\', 'b')
-		case c == '\t':
+		case '\t':
 			b = append(b, '\\', 't')
-		case c == '\n':
+		case '\n':
 			b = append(b, '\\', 'n')
-		case c == '\f':
+		case '\f':
 			b = append(b, '\\', 'f')
-		case c == '\r':
+		case '\r':
 			b = append(b, '\\', 'r')
 		default:
 			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
 		}
 	}
+	b = append(b, s[start:]...)
 	return append(b, '"')
 }
 
@@ -155,7 +162,9 @@ func seal(b, scratch []byte, r *atlas.AuditRecord, seq uint64, prev string) (lin
 	r.Seq, r.Prev, r.Hash = seq, prev, ""
 	scratch, at := appendRecord(scratch[:0], r, "")
 	sum := sha256.Sum256(scratch)
-	r.Hash = hex.EncodeToString(sum[:])
+	var text [2 * sha256.Size]byte
+	hex.Encode(text[:], sum[:])
+	r.Hash = string(text[:])
 	b = append(b, scratch[:at]...)
 	b = append(b, hashMark...)
 	b = append(b, r.Hash...)

@@ -14,14 +14,21 @@ import (
 // has the log could otherwise try all order numbers.
 type hasher struct {
 	canonical func(json.RawMessage) ([]byte, error)
-	macs      sync.Pool // of hash.Hash
+	macs      sync.Pool // of *mac
 }
 
 func newHasher(key []byte, canonical func(json.RawMessage) ([]byte, error)) *hasher {
 	key = bytes.Clone(key)
 	h := &hasher{canonical: canonical}
-	h.macs.New = func() any { return hmac.New(sha256.New, key) }
+	h.macs.New = func() any { return &mac{Hash: hmac.New(sha256.New, key)} }
 	return h
+}
+
+// A mac is an HMAC with room for what it sums up to.
+type mac struct {
+	hash.Hash
+	sum  [sha256.Size]byte
+	text [len(hashPrefix) + 2*sha256.Size]byte
 }
 
 const hashPrefix = "hmac-sha256:"
@@ -36,13 +43,11 @@ func (h *hasher) sum(args json.RawMessage) string {
 			data = c
 		}
 	}
-	mac := h.macs.Get().(hash.Hash)
-	defer h.macs.Put(mac)
-	mac.Reset()
-	mac.Write(data)
-	var sum [sha256.Size]byte
-	var text [len(hashPrefix) + 2*sha256.Size]byte
-	copy(text[:], hashPrefix)
-	hex.Encode(text[len(hashPrefix):], mac.Sum(sum[:0]))
-	return string(text[:])
+	m := h.macs.Get().(*mac)
+	defer h.macs.Put(m)
+	m.Reset()
+	m.Write(data)
+	copy(m.text[:], hashPrefix)
+	hex.Encode(m.text[len(hashPrefix):], m.Sum(m.sum[:0]))
+	return string(m.text[:])
 }

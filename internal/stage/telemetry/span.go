@@ -60,7 +60,7 @@ func endSpan(span trace.Span, call *atlas.Call, o *outcome) {
 	if !span.IsRecording() {
 		return
 	}
-	n := o.notes
+	n := &o.notes
 	attrs := make([]attribute.KeyValue, 0, 12)
 	attrs = append(attrs, keyTenant.String(string(call.Tenant)), keyRequest.String(call.ID))
 	switch call.Transport {

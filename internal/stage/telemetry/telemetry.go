@@ -68,13 +68,13 @@ func (t *Telemetry) Stage(next atlas.Handler) atlas.Handler {
 type outcome struct {
 	err    *atlas.Error // nil if the call succeeded
 	status string       // "ok", "error" or "denied"
-	notes  *atlas.Notes
+	notes  atlas.Notes  // a copy: through a pointer every result would have to live on the heap
 	took   time.Duration
 	bytes  int
 }
 
 func outcomeOf(res *atlas.Result, err error, took time.Duration) outcome {
-	o := outcome{err: atlas.ErrorOf(err), status: statusOK, notes: &res.Notes, took: took}
+	o := outcome{err: atlas.ErrorOf(err), status: statusOK, notes: res.Notes, took: took}
 	switch {
 	case o.err == nil:
 		o.bytes = res.Size()

@@ -25,7 +25,9 @@ func genSchema(depth int) *rapid.Generator[map[string]any] {
 		maybe("type", func() any {
 			return rapid.SampledFrom([]any{
 				"string", "integer", "number", "boolean", "null", "array", "object",
-				[]any{"string", "null"}, []any{"integer", "string"}, []any{"object", "array"},
+				[]any{"string", "null"},
+				[]any{"integer", "string"},
+				[]any{"object", "array"},
 			}).Draw(t, "type")
 		})
 		maybe("minLength", small)

@@ -146,7 +146,7 @@ func (v *Validator) arguments(c *compiled, raw json.RawMessage) (atlas.Args, err
 			fmt.Sprintf("the arguments have %d bytes, at most %d are allowed; send less", len(raw), v.cfg.MaxBytes)).
 			With("limit", "argument_bytes").With("max", v.cfg.MaxBytes)
 	}
-	values := map[string]any{}
+	var values map[string]any
 	if trimmed := bytes.TrimSpace(raw); len(trimmed) > 0 && string(trimmed) != "null" {
 		decoded, err := canonical.Decode(trimmed, v.cfg.MaxDepth)
 		if err != nil {
@@ -162,6 +162,8 @@ func (v *Validator) arguments(c *compiled, raw json.RawMessage) (atlas.Args, err
 				With("limit", "argument_values").With("max", v.cfg.MaxValues)
 		}
 		values = object
+	} else {
+		values = make(map[string]any, len(c.defaults))
 	}
 	// Defaults come first, so that what runs is what was validated.
 	for _, d := range c.defaults {
