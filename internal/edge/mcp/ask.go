@@ -33,7 +33,7 @@ type exchange struct {
 
 func exchangeOf[P sdk.Params](req *sdk.ServerRequest[P], meta map[string]any, answers sdk.InputResponseMap, state string) exchange {
 	x := exchange{
-		session: req.Session, modern: req.ProtocolVersion() >= firstModern,
+		session: req.Session, modern: req.ProtocolVersion() >= message.FirstModern,
 		client: clientOf(req.ClientCapabilities()), token: meta["progressToken"],
 	}
 	if x.modern && (len(answers) > 0 || state != "") {
@@ -76,6 +76,7 @@ func (s *Server) run(ctx context.Context, id *identity, x exchange, call atlas.C
 	}
 	for round := 0; ; round++ {
 		res, err := s.once(ctx, x, stdio, call)
+		id.note(err)
 		if err != nil || res.Ask == nil || x.modern {
 			return call, res, err
 		}

@@ -3,44 +3,45 @@ package mcp
 import (
 	"bytes"
 	"context"
-	"strconv"
-	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/direct"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 )
 
-// firstModern is the first revision without sessions. Revisions are dates and compare as text.
-const firstModern = "2026-07-28"
-
-// maxName bounds what a caller can write into logs as a tool's name. It is longer than any tool's
-// name, so a name that is cut short stays unknown.
-const maxName = 128
+const firstModern = message.FirstModern
 
 // An identity is who a protocol message comes from. It is the bridge over the SDK: the HTTP edge
 // puts it into the SDK's token info, the middleware takes it out of the request.
 type identity struct {
 	caller    *edge.Caller
-	user      string // see userOf
+	user      string // see direct.User
 	transport string
 	gone      context.Context // ends when nobody waits for the answer; nil if the SDK's context does
 	listener  *listener       // of a connection of the older era; nil if there is none
 	ended     context.Context // ends when no more will come on the connection; nil if there is none
+
+	// stepUp is the failure of a call over HTTP whose token lacks scopes. HTTP has a status for it,
+	// which the SDK cannot give.
+	stepUp atomic.Pointer[atlas.Error]
+}
+
+// note takes down a failure that the HTTP answer must tell of.
+func (id *identity) note(err error) {
+	if err != nil && atlas.CodeOf(err) == atlas.CodeInsufficientScope {
+		id.stepUp.Store(atlas.ErrorOf(err))
+	}
 }
 
 func newIdentity(c *edge.Caller, transport string) *identity {
-	return &identity{caller: c, user: userOf(c), transport: transport}
-}
-
-// userOf names one caller acting for one tenant: acting tenant, home tenant, issuer and subject. Two
-// issuers may give one subject to two people, and an impersonator may have a namesake in the tenant.
-// No two callers share a name, because a tenant has no '|' and the length of the issuer is told.
-func userOf(c *edge.Caller) string {
-	p := c.Principal
-	return string(c.Tenant) + "|" + string(p.Tenant) + "|" + strconv.Itoa(len(p.Issuer)) + "|" + p.Issuer + "|" + p.Subject
+	return &identity{caller: c, user: direct.User(c), transport: transport}
 }
 
 // identityKey is the identity's place in the SDK's token info.
@@ -74,33 +75,106 @@ func (id *identity) call(op atlas.Op) atlas.Call {
 	}
 }
 
-// callTool answers tools/call. The pipeline sees every call, of unknown tools too; what it says is
-// no tool for this caller is the same error whatever the reason.
+// callTool answers tools/call where package direct does not: over stdio. The pipeline sees every call,
+// of unknown tools too; what it says is no tool for this caller is the same error whatever the reason.
 func (s *Server) callTool(ctx context.Context, id *identity, req *sdk.CallToolRequest) (sdk.Result, error) {
+	p := req.Params
 	call := id.call(atlas.OpCall)
-	modern := req.ProtocolVersion() >= firstModern
-	if err := readMeta(req.Params.Meta, &call); err != nil {
+	if err := readMeta(p.Meta, &call); err != nil {
 		call.Fault = err // for the pipeline to refuse and to record
 	}
-	call.Name = req.Params.Name
-	if len(call.Name) > maxName {
-		call.Name = strings.ToValidUTF8(call.Name[:maxName], "")
-	}
-	if args := bytes.TrimSpace(req.Params.Arguments); !bytes.Equal(args, null) {
+	call.Name = message.ToolName(p.Name)
+	if args := bytes.TrimSpace(p.Arguments); !bytes.Equal(args, null) {
 		call.Args.Raw = args
 	}
-	call, res, err := s.run(ctx, id, exchangeOf(req, req.Params.Meta, req.Params.InputResponses, req.Params.RequestState), call)
+	reads := atlas.ReadsUntrusted
+	if listed := s.catalog.Load().listing.ByName([]byte(call.Name)); listed != nil {
+		reads = listed.Tool.Reads
+		if extra := req.GetExtra(); call.Fault == nil && extra != nil && extra.Header != nil && req.ProtocolVersion() >= message.FirstModern {
+			if err := message.CheckParamHeaders(extra.Header, listed.Headers, call.Args.Raw); err != nil {
+				call.Fault = err
+			}
+		}
+	}
+	call, res, err := s.run(ctx, id, exchangeOf(req, p.Meta, p.InputResponses, p.RequestState), call)
+	dialect := s.dialect(req.ProtocolVersion())
 	if err != nil {
 		e := atlas.ErrorOf(err)
-		if e.Code == atlas.CodeToolNotFound {
-			return nil, errUnknownTool
+		if failure := message.ErrorOf(e, &call); failure != nil {
+			return nil, rpcError(failure)
 		}
-		return failureResult(e, call.ID, modern), nil
+		return &rendered{body: dialect.AppendFailedCall(nil, e, call.ID)}, nil
 	}
 	if res.Ask != nil {
-		return &rendered{body: s.dialect(req.ProtocolVersion()).AppendAsk(nil, res.Ask, call.ID)}, nil
+		if missing := message.Missing(res.Ask, call.Client); missing != nil {
+			return nil, rpcError(message.ErrorOf(message.MissingCapability(missing), &call))
+		}
+		return &rendered{body: dialect.AppendAsk(nil, res.Ask, call.ID)}, nil
 	}
-	return s.successResult(call, res, modern), nil
+	return &rendered{body: dialect.AppendCallResult(nil, &res, reads, call.ID)}, nil
 }
 
 var null = []byte("null")
+
+// listTools answers tools/list where package direct does not, with what the pipeline says this caller
+// may use.
+func (s *Server) listTools(ctx context.Context, id *identity, req *sdk.ListToolsRequest) (sdk.Result, error) {
+	p := req.Params
+	if p == nil {
+		p = &sdk.ListToolsParams{}
+	}
+	call := id.call(atlas.OpList)
+	var invalid *message.Error // what the edge itself finds wrong; the pipeline refuses it and records that
+	if p.Cursor != "" {
+		if _, ok := message.ReadCursor([]byte(p.Cursor)); !ok {
+			invalid = message.ErrCursor
+			call.Fault = atlas.Errorf(atlas.CodeInvalidCursor, nil, "")
+		}
+	}
+	if err := readMeta(p.Meta, &call); err != nil && invalid == nil {
+		invalid = &message.Error{Code: message.CodeInvalidParams, Message: err.Hint}
+		call.Fault = err
+	}
+	ctx, cancel := id.bind(ctx)
+	defer cancel()
+	res, err := s.deps.Handler(ctx, call)
+	if invalid != nil {
+		return nil, rpcError(invalid)
+	}
+	if err != nil {
+		return nil, rpcFailure(atlas.ErrorOf(err), call.ID)
+	}
+	tools, next, _ := message.Page(res.Tools, []byte(p.Cursor), s.cfg.PageSize)
+	items := s.catalog.Load().listing.Items(tools)
+	return &rendered{body: s.dialect(req.ProtocolVersion()).AppendList(nil, "tools", items, next, s.cfg.ListTTL)}, nil
+}
+
+// answer sends a call through the pipeline, or to what makes tasks of calls.
+func (s *Server) answer(ctx context.Context, call atlas.Call) (tasks.Answer, error) {
+	if s.deps.Tasks != nil {
+		return s.deps.Tasks.Call(ctx, call)
+	}
+	res, err := s.deps.Handler(ctx, call)
+	return tasks.Answer{Result: res}, err
+}
+
+var (
+	errUnknownTool = rpcError(message.ErrUnknownTool)
+	errInternal    = rpcError(message.ErrInternal)
+)
+
+// rpcError returns e for the SDK.
+func rpcError(e *message.Error) *jsonrpc.Error {
+	return &jsonrpc.Error{Code: int64(e.Code), Message: e.Message, Data: e.Data}
+}
+
+// rpcFailure is a failure of a request that has no result to put it into.
+func rpcFailure(e *atlas.Error, requestID string) *jsonrpc.Error {
+	return rpcError(message.Failure(e, requestID, 0))
+}
+
+// readMeta reads a request's _meta into call.
+func readMeta(meta map[string]any, call *atlas.Call) *atlas.Error {
+	m := message.ReadMeta(meta)
+	return m.Fill(call)
+}

@@ -234,7 +234,7 @@ func TestListedForm(t *testing.T) {
 	if props(mail)["cursor"] == nil || props(echo)["cursor"] != nil {
 		t.Error("cursor belongs to tools with items, and to no other")
 	}
-	if x := props(secret)["x"].(map[string]any); x["x-mcp-header"] != nil || x["type"] != "string" {
+	if x := props(secret)["x"].(map[string]any); x["x-mcp-header"] != "X" || x["type"] != "string" {
 		t.Errorf("property %v", x)
 	}
 	if a := echo.Annotations; !a.ReadOnlyHint || *a.DestructiveHint || *a.OpenWorldHint || echo.Title != "Echo" || echo.Description == "" {

@@ -29,6 +29,9 @@ type Config struct {
 	ListTTL      time.Duration `yaml:"list_ttl"`      // how long a client may keep a list; default 10s
 	ReadTimeout  time.Duration `yaml:"read_timeout"`  // for a whole request; default 30s
 	WriteTimeout time.Duration `yaml:"write_timeout"` // for an answer that is no stream; default 30s
+	SessionTTL   time.Duration `yaml:"session_ttl"`   // of a session of the older era; default 24h
+	AskTimeout   time.Duration `yaml:"ask_timeout"`   // for a client of the older era to answer what a tool asks; default 5m
+	MaxAsks      int           `yaml:"max_asks"`      // calls of one caller that wait for such an answer; default 8
 	KeepAlive    time.Duration `yaml:"keep_alive"`    // between two signs of life on a silent stream; default 15s
 	IdleTimeout  time.Duration `yaml:"idle_timeout"`  // between two requests of a connection; default 2m
 	DrainDelay   time.Duration `yaml:"drain_delay"`   // at stop, between not being ready and refusing connections; default 0
@@ -75,6 +78,7 @@ func (c Config) Validate() error {
 	}
 	for name, n := range map[string]int{
 		"max_streams": c.MaxStreams, "max_streams_tenant": c.MaxStreamsTenant, "max_streams_total": c.MaxStreamsTotal,
+		"max_asks": c.MaxAsks,
 	} {
 		if n < 0 {
 			add("%s: must not be negative", name)
@@ -82,7 +86,8 @@ func (c Config) Validate() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"list_ttl": c.ListTTL, "read_timeout": c.ReadTimeout, "write_timeout": c.WriteTimeout,
-		"keep_alive": c.KeepAlive, "idle_timeout": c.IdleTimeout, "drain_delay": c.DrainDelay, "drain_timeout": c.DrainTimeout,
+		"keep_alive": c.KeepAlive, "session_ttl": c.SessionTTL, "ask_timeout": c.AskTimeout,
+		"idle_timeout": c.IdleTimeout, "drain_delay": c.DrainDelay, "drain_timeout": c.DrainTimeout,
 	} {
 		if d < 0 {
 			add("%s: must not be negative", name)
@@ -109,6 +114,9 @@ func (c Config) withDefaults() Config {
 	c.ReadTimeout = cmp.Or(c.ReadTimeout, 30*time.Second)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, 30*time.Second)
 	c.KeepAlive = cmp.Or(c.KeepAlive, 15*time.Second)
+	c.SessionTTL = cmp.Or(c.SessionTTL, 24*time.Hour)
+	c.AskTimeout = cmp.Or(c.AskTimeout, 5*time.Minute)
+	c.MaxAsks = cmp.Or(c.MaxAsks, 8)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, 2*time.Minute)
 	c.DrainTimeout = cmp.Or(c.DrainTimeout, 15*time.Second)
 	return c

@@ -19,7 +19,7 @@ import (
 )
 
 // routes returns all routes behind the guard.
-func (s *Server) routes() http.Handler {
+func (s *Server) routes(endpoint http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	// authenticated is the way of everything that belongs to a tenant. A server without
 	// authentication (stdio only) refuses it all: there is no caller.
@@ -32,7 +32,7 @@ func (s *Server) routes() http.Handler {
 		}
 		return h
 	}
-	mux.Handle(Path, authenticated(s.endpoint()))
+	mux.Handle(Path, authenticated(endpoint))
 	if s.deps.Admin != nil {
 		mux.Handle("/admin/v1/", authenticated(s.deps.Admin))
 	}

@@ -21,6 +21,9 @@ import (
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/edge"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/direct"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 )
 
 // Deps are what the program gives to a Server. Handler and Tools are needed; the rest serves HTTP.
@@ -41,6 +44,14 @@ type Deps struct {
 	Admin          http.Handler                           // /admin/v1/, behind authentication; may be nil
 	Checks         map[string]func(context.Context) error // what /readyz asks, by name
 
+	// Challenge tells how a client gets a better token, and is told of requests that are refused.
+	Challenge edge.Challenge
+	Tasks     *tasks.Manager // makes tasks of calls; may be nil
+	// Sealer seals the sessions of clients of the older era, so that any replica knows what they can do.
+	// Without one they have no sessions, and are asked nothing.
+	Sealer   direct.Sealer
+	Sessions direct.Revocations // remembers sessions that were ended; nil: each process for itself
+
 	Log *slog.Logger
 }
 
@@ -50,9 +61,7 @@ type Server struct {
 	deps    Deps
 	sdk     *sdk.Server // of the HTTP endpoint
 	handler http.Handler
-	listed  atomic.Pointer[listing]
 	catalog atomic.Pointer[catalog]
-	calls   inflight
 	streams streams
 	hub     hub
 	ready   readiness
@@ -75,7 +84,6 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{cfg: cfg.withDefaults(), deps: deps}
-	s.calls.running = make(map[callKey]map[*inflightCall]struct{})
 	s.streams.user, s.streams.tenant = make(map[string]int), make(map[atlas.TenantID]int)
 	s.hub.listeners = make(map[*listener]struct{})
 	s.ready.checks = deps.Checks
@@ -84,10 +92,13 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if s.self, err = json.Marshal(sdk.Implementation{Name: serverName, Title: serverTitle, Version: deps.Version}); err != nil {
 		return nil, fmt.Errorf("mcp: %w", err)
 	}
-	s.refreshListing()
 	s.catalog.Store(newCatalog(deps.Tools()))
 	s.sdk, _ = s.newSDK(nil)
-	s.handler = s.routes()
+	endpoint, err := s.endpoint()
+	if err != nil {
+		return nil, fmt.Errorf("mcp: %w", err)
+	}
+	s.handler = s.routes(endpoint)
 	return s, nil
 }
 
@@ -98,7 +109,6 @@ func (s *Server) Handler() http.Handler { return s.handler }
 // tells the clients that listen to the kinds that changed. Lists and calls need it not: they ask the
 // pipeline each time.
 func (s *Server) ToolsChanged() {
-	s.refreshListing()
 	after := newCatalog(s.deps.Tools())
 	before := s.catalog.Swap(after)
 	for kind := range kinds {
