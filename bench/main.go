@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"time"
 )
 
@@ -22,14 +23,16 @@ func main() {
 	flag.DurationVar(&o.Each, "each", time.Second, "time for each row in each round")
 	flag.IntVar(&o.Conns, "conns", 16, "connections, each with one request at a time")
 	flag.StringVar(&o.out, "out", "out", "folder for the raw data and the chart")
+	flag.StringVar(&o.profiles, "profiles", "", "folder for processor and heap profiles of the servers")
+	only := flag.String("only", "", "measure only the rows that match this regular expression, such as '^atlas tools/call 2026'")
 	asJSON := flag.Bool("json", false, "print JSON")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	var err error
 	if *serve != "" {
-		err = runServer(ctx, *serve, os.Stdin, os.Stdout)
-	} else {
+		err = runServer(ctx, *serve, o.profiles, os.Stdin, os.Stdout)
+	} else if o.only, err = regexp.Compile(*only); err == nil {
 		err = run(ctx, o, *asJSON)
 	}
 	if err != nil {
@@ -44,6 +47,9 @@ type options struct {
 	Each   time.Duration `json:"each_ns"`
 	Conns  int           `json:"connections"`
 	out    string
+
+	profiles string // folder; empty: none
+	only     *regexp.Regexp
 }
 
 func (o options) validate() error {
@@ -63,19 +69,29 @@ func run(ctx context.Context, o options, asJSON bool) (err error) {
 			err = errors.Join(err, s.stop())
 		}
 	}()
-	lanes := make([]*lane, len(contenders))
-	for i, c := range contenders {
+	var lanes []*lane
+	for _, c := range contenders {
+		if !o.only.MatchString(c.server + " " + c.work.String()) {
+			continue
+		}
 		if servers[c.server] == nil {
-			if servers[c.server], err = start(ctx, c.server); err != nil {
+			s, err := start(ctx, c.server, o.profiles)
+			if err != nil {
 				return fmt.Errorf("%s: %w", c.server, err)
 			}
+			servers[c.server] = s
 		}
-		if lanes[i], err = openLane(ctx, c, servers[c.server], o.Conns); err != nil {
+		l, err := openLane(ctx, c, servers[c.server], o.Conns)
+		if err != nil {
 			return fmt.Errorf("%s, %s: %w", c.server, c.work, err)
 		}
-		if _, err := lanes[i].measure(ctx, o.Conns, min(o.Each, 300*time.Millisecond)); err != nil { // warm up
+		lanes = append(lanes, l)
+		if _, err := l.measure(ctx, o.Conns, min(o.Each, 300*time.Millisecond)); err != nil { // warm up
 			return fmt.Errorf("%s, %s: %w", c.server, c.work, err)
 		}
+	}
+	if len(lanes) == 0 {
+		return fmt.Errorf("no row matches %q", o.only)
 	}
 	report := newReport(o)
 	for round := range o.Rounds {
@@ -90,7 +106,9 @@ func run(ctx context.Context, o options, asJSON bool) (err error) {
 	for _, l := range lanes {
 		report.Rows = append(report.Rows, summarize(l))
 	}
-	report.Goals = goals(report.Rows)
+	if len(lanes) == len(contenders) {
+		report.Goals = goals(report.Rows)
+	}
 	if err := report.save(o.out); err != nil {
 		return err
 	}

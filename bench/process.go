@@ -13,7 +13,9 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"time"
@@ -46,12 +48,12 @@ type (
 )
 
 // start runs this program again as a server.
-func start(ctx context.Context, name string) (*server, error) {
+func start(ctx context.Context, name, profiles string) (*server, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	s := &server{cmd: exec.CommandContext(ctx, self, "-serve", name)}
+	s := &server{cmd: exec.CommandContext(ctx, self, "-serve", name, "-profiles", profiles)}
 	s.cmd.Stderr = os.Stderr
 	if s.in, err = s.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -124,9 +126,16 @@ func (s *server) stop() error {
 }
 
 // runServer serves in the named role until the end of in.
-func runServer(ctx context.Context, name string, in io.Reader, out io.Writer) error {
+func runServer(ctx context.Context, name, profiles string, in io.Reader, out io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if profiles != "" {
+		stop, err := profile(filepath.Join(profiles, name))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
 	ln, err := app.ListenLoopback(ctx)
 	if err != nil {
 		return err
@@ -170,6 +179,28 @@ func runServer(ctx context.Context, name string, in io.Reader, out io.Writer) er
 	}
 	cancel()
 	return <-served
+}
+
+// profile records where this process spends time and memory until stop is called.
+func profile(path string) (stop func() error, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, err
+	}
+	cpu, err := os.Create(path + ".cpu.pprof") //nolint:gosec // the operator's own path
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(cpu); err != nil {
+		return nil, errors.Join(err, cpu.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		heap, err := os.Create(path + ".heap.pprof") //nolint:gosec // the operator's own path
+		if err != nil {
+			return errors.Join(err, cpu.Close())
+		}
+		return errors.Join(pprof.Lookup("allocs").WriteTo(heap, 0), heap.Close(), cpu.Close())
+	}, nil
 }
 
 func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) func() error {

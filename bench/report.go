@@ -134,6 +134,9 @@ func (r *report) print(w io.Writer) error {
 			return err
 		}
 	}
+	if len(r.Goals) == 0 {
+		return nil
+	}
 	fmt.Fprintf(w, "\nAtlas with all stages on, %s, MCP %s\n\n", callModern.method, callModern.era)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "goal\t\tmeasured\tmet")
