@@ -177,7 +177,15 @@ func TestGoodToken(t *testing.T) {
 	}
 }
 
-func TestBadTokens(t *testing.T) {
+// A badToken must be refused, always with the same code.
+type badToken struct {
+	name, token string
+	want        atlas.Code
+}
+
+// badTokens is the list of attacks on a token's form, header, signature and claims.
+func badTokens(t testing.TB) []badToken {
+	t.Helper()
 	pub, err := x509.MarshalPKIXPublicKey(&keyB().PublicKey)
 	if err != nil {
 		t.Fatal(err)
@@ -189,10 +197,24 @@ func TestBadTokens(t *testing.T) {
 	none := sign(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, kidA, claims())
 	parts := strings.Split(good(t), ".")
 	forged, _ := json.Marshal(claims("tenant", "globex"))
-	for _, tt := range []struct {
-		name, token string
-		want        atlas.Code
-	}{
+	raw := func(header, payload string) string { // signed as it stands
+		signed := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString([]byte(payload))
+		sig, err := es.Sign(signed, keyA())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signed + "." + base64.RawURLEncoding.EncodeToString(sig)
+	}
+	const header = `{"alg":"ES256","kid":"ka","typ":"at+jwt"}`
+	goodClaims, err := json.Marshal(claims())
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := string(goodClaims)
+	own := newEC()
+	ownJWK := map[string]any{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "ka"}
+	signedByOwn := func(h map[string]any) string { h["kid"] = "ka"; return sign(t, es, own, h, claims()) }
+	return []badToken{
 		{"empty", "", atlas.CodeMissingToken},
 		{"garbage", "x.y.z", atlas.CodeInvalidToken},
 		{"very long", strings.Repeat("x", 9000), atlas.CodeInvalidToken},
@@ -237,7 +259,45 @@ func TestBadTokens(t *testing.T) {
 		{"tenant is a list", good(t, "tenant", []string{"acme"}), atlas.CodeNoTenant},
 		{"tenant that cannot be", good(t, "tenant", "../acme"), atlas.CodeNoTenant},
 		{"tenant in capitals", good(t, "tenant", "Acme"), atlas.CodeNoTenant},
-	} {
+		{"issuer twice", raw(header, `{"iss":"https://c.example",`+payload[1:]), atlas.CodeInvalidToken},
+		{"tenant twice", raw(header, strings.TrimSuffix(payload, "}")+`,"tenant":"globex"}`), atlas.CodeInvalidToken},
+		{"tenant twice, once escaped", raw(header, strings.TrimSuffix(payload, "}")+`,"t\u0065nant":"globex"}`), atlas.CodeInvalidToken},
+		{"a name twice deep inside", raw(header, strings.TrimSuffix(payload, "}")+`,"x":[{"a":1,"a":2}]}`), atlas.CodeInvalidToken},
+		{"alg twice", raw(`{"alg":"none",`+header[1:], payload), atlas.CodeInvalidToken},
+		{"kid twice", raw(strings.TrimSuffix(header, "}")+`,"kid":"kb"}`, payload), atlas.CodeInvalidToken},
+		{"something behind the claims", raw(header, payload+"{}"), atlas.CodeInvalidToken},
+		{"claims are a list", raw(header, "["+payload+"]"), atlas.CodeInvalidToken},
+		{"claims are null", raw(header, "null"), atlas.CodeInvalidToken},
+		{"bytes that are not UTF-8", raw(header, strings.Replace(payload, "ann", "a\xffn", 1)), atlas.CodeInvalidToken},
+		{"nested very deeply", raw(header, strings.TrimSuffix(payload, "}")+`,"x":`+strings.Repeat("[", 2000)+strings.Repeat("]", 2000)+"}"), atlas.CodeInvalidToken},
+		{"huge", good(t, "x", strings.Repeat("x", 20<<10)), atlas.CodeInvalidToken},
+		{"exp beyond all years", good(t, "exp", json.Number("1e300")), atlas.CodeInvalidToken},
+		{"exp is negative", good(t, "exp", -1), atlas.CodeInvalidToken},
+		{"subject is very long", good(t, "sub", strings.Repeat("x", 300)), atlas.CodeInvalidToken},
+		{"encrypted", "eyJhbGciOiJkaXIifQ." + parts[1] + "." + parts[1] + "." + parts[1] + "." + parts[2], atlas.CodeInvalidToken},
+		{"padded", good(t) + "=", atlas.CodeInvalidToken},
+		{"two tokens", good(t) + "," + good(t), atlas.CodeInvalidToken},
+		{"a part more", good(t) + ".x", atlas.CodeInvalidToken},
+		{"key in the header", signedByOwn(map[string]any{"jwk": ownJWK}), atlas.CodeInvalidToken},
+		{"key set in the header", signedByOwn(map[string]any{"jku": "https://evil.example/jwks"}), atlas.CodeInvalidToken},
+		{"certificate URL in the header", signedByOwn(map[string]any{"x5u": "https://evil.example/cert"}), atlas.CodeInvalidToken},
+		{"certificate in the header", signedByOwn(map[string]any{"x5c": []string{"MII="}}), atlas.CodeInvalidToken},
+		{"kid is a path", sign(t, es, keyA(), map[string]any{"kid": "/dev/null"}, claims()), atlas.CodeInvalidToken},
+		{"kid is a URL", sign(t, es, keyA(), map[string]any{"kid": "https://evil.example/jwks"}, claims()), atlas.CodeInvalidToken},
+		{"kid is SQL", sign(t, es, keyA(), map[string]any{"kid": "x' OR '1'='1"}, claims()), atlas.CodeInvalidToken},
+		{"kid with a NUL", sign(t, es, keyA(), map[string]any{"kid": "ka\x00"}, claims()), atlas.CodeInvalidToken},
+		{"kid is empty", sign(t, es, keyA(), map[string]any{"kid": ""}, claims()), atlas.CodeInvalidToken},
+		{"algorithm of another kind of key", sign(t, jwt.SigningMethodRS256, keyB(), kidA, claims()), atlas.CodeInvalidToken},
+		{"alg is a list", raw(`{"alg":["ES256"],"kid":"ka","typ":"at+jwt"}`, payload), atlas.CodeInvalidToken},
+		{"typ is JWT", sign(t, es, keyA(), map[string]any{"kid": "ka", "typ": "JWT"}, claims()), atlas.CodeInvalidToken},
+		{"a logout token", sign(t, es, keyA(), map[string]any{"kid": "ka", "typ": "logout+jwt"}, claims()), atlas.CodeInvalidToken},
+		{"bound to a key", good(t, "cnf", map[string]any{"jkt": newProver(t).jkt}), atlas.CodeInvalidToken},
+		{"bound to a certificate", good(t, "cnf", map[string]any{"x5t#S256": "x"}), atlas.CodeInvalidToken},
+	}
+}
+
+func TestBadTokens(t *testing.T) {
+	for _, tt := range badTokens(t) {
 		t.Run(tt.name, func(t *testing.T) {
 			v := newVerifier(t, nil)
 			for range 2 { // a refusal must not become a cached acceptance

@@ -33,6 +33,7 @@ const (
 	withClaims       // the token could be read
 	withIssuer       // and its issuer is known
 	withKey          // and so is its key
+	withProof        // and its signature is good
 )
 
 // jwtChecks are all that a JWT must pass, in the order in which they are asked: nothing of the claims but
@@ -57,7 +58,7 @@ var jwtChecks = []check{
 	{"tenant", "claims.tenant", withIssuer, (*inspection).tenant},
 	{"roles", "claims.roles", withIssuer, (*inspection).roles},
 	{"scopes", "claims.scope", withIssuer, (*inspection).scopes},
-	{"introspection", "issuer", withIssuer, (*inspection).confirm},
+	{"introspection", "issuer", withProof, (*inspection).confirm},
 	{"revocation", "claims.jti", withIssuer, (*inspection).revocation},
 }
 
@@ -255,6 +256,7 @@ func (in *inspection) signature(context.Context) *fault {
 	if err := in.jws.verify(in.key); err != nil {
 		return &fault{reason: "the signature is not good", cause: err, remedy: "the token was changed, cut, or signed by another: take a new one"}
 	}
+	in.known = withProof
 	in.note("good")
 	return nil
 }
