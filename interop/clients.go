@@ -98,6 +98,12 @@ func trials() []trial {
 		client("python-v2-legacy", legacy, python("v2", "legacy")),
 		client("mcp-remote", legacy, js("mcp-remote.mjs")),
 		client("claude-code", modern, js("claude.mjs")),
+		{name: "oidc-provider", group: "provider", run: func(ctx context.Context, l *lab) row {
+			return l.provider(ctx, "oidc-provider", oidcVersion, startOIDC)
+		}},
+		{name: "keycloak", group: "provider", run: func(ctx context.Context, l *lab) row {
+			return l.provider(ctx, "keycloak", keycloakVersion, startKeycloak)
+		}},
 	}
 }
 

@@ -9,10 +9,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -38,8 +38,10 @@ type lab struct {
 	good, expired string   // tokens of the persona
 	tools         []string // what the persona may see
 
-	js     func() (string, error) // installs the JavaScript clients; returns their folder
-	python func(version string) (string, error)
+	// Each installs something and returns its folder.
+	js       func() (string, error)
+	python   func(version string) (string, error)
+	keycloak func() (string, error)
 }
 
 // An atlasServer is Atlas in this process, with the default configuration, on a free port.
@@ -52,16 +54,19 @@ type atlasServer struct {
 	done chan error
 }
 
-// startAtlas starts Atlas with overlay laid over the default configuration. The overlay may name the
-// server's own address by {{base}}.
+// startAtlas starts Atlas on a free port.
 func startAtlas(ctx context.Context, dir, logFile, overlay string) (*atlasServer, error) {
-	ctx, stop := context.WithCancel(ctx)
-	s := &atlasServer{stop: stop, done: make(chan error, 1)}
 	ln, err := app.ListenLoopback(ctx)
 	if err != nil {
-		stop()
 		return nil, err
 	}
+	return startAtlasOn(ctx, ln, dir, logFile, overlay)
+}
+
+// startAtlasOn starts Atlas on the listener, with overlay laid over the default configuration.
+func startAtlasOn(ctx context.Context, ln net.Listener, dir, logFile, overlay string) (_ *atlasServer, err error) {
+	ctx, stop := context.WithCancel(ctx)
+	s := &atlasServer{stop: stop, done: make(chan error, 1)}
 	s.base = "http://" + ln.Addr().String()
 	s.url = s.base + "/mcp"
 	if s.log, err = os.Create(logFile); err != nil { //nolint:gosec // the folder is the user's choice
@@ -69,7 +74,7 @@ func startAtlas(ctx context.Context, dir, logFile, overlay string) (*atlasServer
 		return nil, errors.Join(err, ln.Close())
 	}
 	s.app, err = app.Open(ctx, app.Options{
-		DataDir: dir, PublicURL: s.base, LogLevel: "info", LogTo: s.log, Overlay: []byte(strings.ReplaceAll(overlay, "{{base}}", s.base)),
+		DataDir: dir, PublicURL: s.base, LogLevel: "info", LogTo: s.log, Overlay: []byte(overlay),
 	})
 	if err != nil {
 		stop()
@@ -104,11 +109,12 @@ func openLab(ctx context.Context, cache, out string, env []string, say io.Writer
 		return nil, err
 	}
 	l.js = sync.OnceValues(func() (string, error) { return l.installJS(ctx) })
+	l.keycloak = sync.OnceValues(func() (string, error) { return l.installKeycloak(ctx, l.cache.Dir()) })
 	var mu sync.Mutex // two at once would write into one folder
 	l.python = func(version string) (string, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		return l.installPython(ctx, cache, version)
+		return l.installPython(ctx, version)
 	}
 	// No allowance for clocks that differ: there is one clock, and tokens here expire soon.
 	l.atlasServer, err = startAtlas(ctx, filepath.Join(l.dir, "data"), filepath.Join(l.out, "atlas.log"), "auth: {clock_skew: 1ms}\n")
@@ -171,7 +177,7 @@ func (l *lab) installJS(ctx context.Context) (string, error) {
 }
 
 // installPython makes a virtual environment with the pinned packages, and returns its folder.
-func (l *lab) installPython(ctx context.Context, cache, version string) (string, error) {
+func (l *lab) installPython(ctx context.Context, version string) (string, error) {
 	files, err := fs.Sub(clientFiles, "clients/python")
 	if err != nil {
 		return "", err
@@ -180,10 +186,7 @@ func (l *lab) installPython(ctx context.Context, cache, version string) (string,
 	if err != nil {
 		return "", err
 	}
-	home, err := filepath.Abs(filepath.Join(cache, "python-"+version+"-"+npm.Hash(pins)))
-	if err != nil {
-		return "", err
-	}
+	home := filepath.Join(l.cache.Dir(), "python-"+version+"-"+npm.Hash(pins))
 	done := filepath.Join(home, "installed")
 	if _, err := os.Stat(done); err != nil {
 		python, err := exec.LookPath("python3")

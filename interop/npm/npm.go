@@ -115,6 +115,9 @@ func (c *Cache) Install(ctx context.Context, name string, files fs.FS) (string, 
 	return home, nil
 }
 
+// Dir returns the cache's folder, for packages of other kinds.
+func (c *Cache) Dir() string { return c.dir }
+
 // Hash names a set of pins in the cache.
 func Hash(pins []byte) string {
 	sum := sha256.Sum256(pins)
