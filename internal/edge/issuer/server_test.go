@@ -208,7 +208,13 @@ func answered(t testing.TB, w *httptest.ResponseRecorder) url.Values {
 func (i *install) code(persona string, kv ...string) string {
 	i.t.Helper()
 	b := i.browser()
-	code := b.allow(b.signIn(authorize(kv...), persona)).Get("code")
+	w := b.signIn(authorize(kv...), persona)
+	var code string
+	if w.Code == http.StatusSeeOther { // consented before
+		code = answered(i.t, w).Get("code")
+	} else {
+		code = b.allow(w).Get("code")
+	}
 	if code == "" {
 		i.t.Fatal("no code")
 	}
