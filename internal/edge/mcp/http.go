@@ -42,11 +42,8 @@ func (s *Server) routes(endpoint http.Handler) http.Handler {
 	mux.Handle("/.well-known/mcp-server", document(s.discovery))
 	mux.Handle(CardPath, constant(cardType, s.card()))
 	mux.Handle(CatalogPath, constant("application/json", s.aiCatalog()))
-	if s.deps.JWKS != nil {
-		mux.Handle("/.well-known/jwks.json", s.deps.JWKS)
-	}
-	if s.deps.IssuerMetadata != nil {
-		mux.Handle("/.well-known/oauth-authorization-server", s.deps.IssuerMetadata)
+	for path, h := range s.deps.Routes {
+		mux.Handle(path, h)
 	}
 	if s.deps.Metrics != nil && s.cfg.Metrics != metricsNone {
 		mux.Handle("/metrics", s.metrics())

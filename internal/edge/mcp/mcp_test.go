@@ -1,7 +1,9 @@
 package mcp_test
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -52,9 +54,11 @@ func (h *house) pipeline(ctx context.Context, call atlas.Call) (atlas.Result, er
 	h.calls = append(h.calls, call)
 	tools, handler := h.tools, h.handler
 	h.mu.Unlock()
-	visible := slices.DeleteFunc(slices.Clone(tools), func(t *atlas.Tool) bool { return !call.Principal.HasScopes(t.Scopes) })
+	visible := slices.DeleteFunc(slices.Clone(tools), func(t *atlas.Tool) bool {
+		return t.Kind != call.Kind || !call.Principal.HasScopes(t.Scopes)
+	})
 	if call.Op == atlas.OpList {
-		return atlas.Result{Tools: visible}, nil
+		return atlas.Result{Tools: visible}, call.Fault
 	}
 	i := slices.IndexFunc(visible, func(t *atlas.Tool) bool { return t.Name == call.Name })
 	if i < 0 {
@@ -64,6 +68,9 @@ func (h *house) pipeline(ctx context.Context, call atlas.Call) (atlas.Result, er
 		return atlas.Result{}, call.Fault
 	}
 	call.Tool = visible[i]
+	if call.Tool.Run != nil {
+		return call.Tool.Run(ctx, call)
+	}
 	return handler(ctx, call)
 }
 
@@ -106,7 +113,7 @@ type options struct {
 	refused func(context.Context, edge.Refusal)
 }
 
-func newHouse(t *testing.T, opt options) *house {
+func newHouse(t testing.TB, opt options) *house {
 	t.Helper()
 	h := &house{tools: testTools(), handler: opt.serve}
 	if h.handler == nil {
@@ -137,7 +144,10 @@ func newHouse(t *testing.T, opt options) *house {
 		},
 		Version: "1.2.3", Authenticate: v.Middleware, Tenant: ten.Middleware,
 		AuthServers: []string{iss.URL()}, Scopes: []string{"tool:crm:read"},
-		JWKS: http.HandlerFunc(iss.ServeJWKS), IssuerMetadata: http.HandlerFunc(iss.ServeMetadata),
+		Routes: map[string]http.Handler{
+			"/.well-known/jwks.json":                  http.HandlerFunc(iss.ServeJWKS),
+			"/.well-known/oauth-authorization-server": http.HandlerFunc(iss.ServeMetadata),
+		},
 		Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
 	}
 	if opt.deps != nil {
@@ -153,7 +163,7 @@ func newHouse(t *testing.T, opt options) *house {
 }
 
 // testLog fails the test at whatever the server logs above debug: none of it is for operators.
-type testLog struct{ t *testing.T }
+type testLog struct{ t testing.TB }
 
 func (l testLog) Write(p []byte) (int, error) {
 	if !strings.Contains(string(p), "readiness check failed") {
@@ -162,7 +172,7 @@ func (l testLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (h *house) token(t *testing.T, c issuer.Claims) string {
+func (h *house) token(t testing.TB, c issuer.Claims) string {
 	t.Helper()
 	if c.Tenant == "" {
 		c.Tenant = "acme"
@@ -233,18 +243,28 @@ func (h *house) post(t *testing.T, era, token, body string, set func(*http.Reque
 	}
 	var msg struct {
 		Method string
-		Params struct{ Name string }
+		Params struct{ Name, URI string }
 	}
 	if json.Unmarshal([]byte(body), &msg) == nil && era == modern {
 		req.Header.Set("Mcp-Method", msg.Method)
-		if msg.Params.Name != "" {
-			req.Header.Set("Mcp-Name", msg.Params.Name)
+		if name := cmp.Or(msg.Params.Name, msg.Params.URI); name != "" && (msg.Method == "tools/call" || msg.Method == "prompts/get" || msg.Method == "resources/read") {
+			req.Header.Set("Mcp-Name", headerText(name))
 		}
 	}
 	if set != nil {
 		set(req)
 	}
 	return h.do(t, req)
+}
+
+// headerText writes a name as a header field does that could not hold it as it is (SEP-2243).
+func headerText(name string) string {
+	for i := range len(name) {
+		if name[i] <= ' ' || name[i] > '~' {
+			return "=?base64?" + base64.StdEncoding.EncodeToString([]byte(name)) + "?="
+		}
+	}
+	return name
 }
 
 func (h *house) do(t *testing.T, req *http.Request) (int, http.Header, string) {

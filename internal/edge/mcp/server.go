@@ -38,11 +38,10 @@ type Deps struct {
 	AuthServers []string // issuers of tokens, for the resource metadata
 	Scopes      []string // scopes that a client should ask for, for the resource metadata
 
-	JWKS           http.Handler                           // /.well-known/jwks.json; nil if there is no embedded issuer
-	IssuerMetadata http.Handler                           // /.well-known/oauth-authorization-server; as JWKS
-	Metrics        http.Handler                           // /metrics; may be nil
-	Admin          http.Handler                           // /admin/v1/, behind authentication; may be nil
-	Checks         map[string]func(context.Context) error // what /readyz asks, by name
+	Routes  map[string]http.Handler                // further ones by path, before authentication: of the authorization server
+	Metrics http.Handler                           // /metrics; may be nil
+	Admin   http.Handler                           // /admin/v1/, behind authentication; may be nil
+	Checks  map[string]func(context.Context) error // what /readyz asks, by name
 
 	// Challenge tells how a client gets a better token, and is told of requests that are refused.
 	Challenge edge.Challenge

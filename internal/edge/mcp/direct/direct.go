@@ -39,8 +39,8 @@ type Config struct {
 
 // A Sealer makes tokens that only it can open, for what they are bound to: the key ring.
 type Sealer interface {
-	Seal(plain, bound []byte) (string, error)
-	Open(text string, bound []byte) ([]byte, bool)
+	Seal(plain, bound []byte) string
+	Open(text string, bound []byte) ([]byte, error)
 }
 
 // Revocations remember the sessions that were ended before their time. Errors mean that they cannot
