@@ -121,8 +121,16 @@ type inspection struct {
 	p   atlas.Principal
 	jkt string // thumbprint of the key that the token is bound to, or ""
 
-	notes bool   // whether note keeps anything
+	notes bool   // whether note and look keep anything
 	found string // what the running check found, for people
+	paths []path // where it looked, if the issuer's settings say so
+}
+
+// look tells where the running check looks.
+func (in *inspection) look(at ...path) {
+	if in.notes {
+		in.paths = at
+	}
 }
 
 func (in *inspection) note(format string, args ...any) {
@@ -240,8 +248,10 @@ func (in *inspection) findKey(ctx context.Context) *fault {
 	}
 	key, err := in.from.keys.KeyfuncCtx(ctx)(&jwt.Token{Header: in.jws.header})
 	if err != nil {
-		f := &fault{reason: "there is no key " + show(in.jws.kid) + " for " + in.jws.alg + " in the issuer's set", cause: err,
-			remedy: "take a new token; if its key is new, wait ten seconds; if this goes on, compare jwks_url with the issuer's metadata"}
+		f := &fault{
+			reason: "there is no key " + show(in.jws.kid) + " for " + in.jws.alg + " in the issuer's set", cause: err,
+			remedy: "take a new token; if its key is new, wait ten seconds; if this goes on, compare jwks_url with the issuer's metadata",
+		}
 		if errors.Is(err, errNoKeys) { // the token may be good; 401 would make the client throw it away
 			f.code, f.reason, f.remedy = atlas.CodeStateUnavailable, "the issuer's keys cannot be read", "see to it that this server reaches the issuer's key set"
 		}
@@ -289,8 +299,10 @@ func (in *inspection) expiry(context.Context) *fault {
 	}
 	in.p.Expiry = exp
 	if !in.now.Before(exp.Add(in.v.cfg.ClockSkew)) {
-		return &fault{code: atlas.CodeTokenExpired, remedy: "get a new token",
-			reason: fmt.Sprintf("it expired %s ago, at %s", span(in.now.Sub(exp)), stamp(exp))}
+		return &fault{
+			code: atlas.CodeTokenExpired, remedy: "get a new token",
+			reason: fmt.Sprintf("it expired %s ago, at %s", span(in.now.Sub(exp)), stamp(exp)),
+		}
 	}
 	in.note("%s, in %s", stamp(exp), span(exp.Sub(in.now)))
 	return nil
@@ -342,6 +354,7 @@ func (in *inspection) required(context.Context) *fault {
 }
 
 func (in *inspection) subject(context.Context) *fault {
+	in.look(in.from.subject)
 	sub, _ := in.from.subject.in(in.claims).(string)
 	if sub == "" || len(sub) > 256 {
 		return faultf("let the issuer set it, or name another claim under claims.subject", "%s is %s", in.from.subject, show(in.from.subject.in(in.claims)))
@@ -426,6 +439,7 @@ func (in *inspection) tenant(context.Context) *fault {
 		in.note("%s, fixed for the issuer", in.from.Tenant)
 		return nil
 	}
+	in.look(in.from.tenantAt)
 	const remedy = "let the issuer put the tenant into this claim, or name another under claims.tenant"
 	value := one(in.from.tenantAt.in(in.claims), in.from.ownTenant)
 	if value == "" {
@@ -435,15 +449,19 @@ func (in *inspection) tenant(context.Context) *fault {
 	if len(in.from.TenantMap) > 0 {
 		t, ok := in.from.TenantMap[value]
 		if !ok {
-			return &fault{code: atlas.CodeNoTenant, remedy: "add the value to tenant_map of the issuer",
-				reason: fmt.Sprintf("%s is %s, which tenant_map does not hold", in.from.tenantAt, show(value))}
+			return &fault{
+				code: atlas.CodeNoTenant, remedy: "add the value to tenant_map of the issuer",
+				reason: fmt.Sprintf("%s is %s, which tenant_map does not hold", in.from.tenantAt, show(value)),
+			}
 		}
 		named = t
 	}
 	id, err := atlas.ParseTenantID(named)
 	if err != nil {
-		return &fault{code: atlas.CodeNoTenant, cause: err, remedy: "map the value to a tenant id with tenant_map of the issuer",
-			reason: fmt.Sprintf("%s is %s, which is no tenant id", in.from.tenantAt, show(named))}
+		return &fault{
+			code: atlas.CodeNoTenant, cause: err, remedy: "map the value to a tenant id with tenant_map of the issuer",
+			reason: fmt.Sprintf("%s is %s, which is no tenant id", in.from.tenantAt, show(named)),
+		}
 	}
 	if len(in.from.Tenants) > 0 && !slices.Contains(in.from.Tenants, named) {
 		return faultf("take a token of the tenant's own issuer, or add the tenant to tenants of this one",
@@ -461,6 +479,7 @@ func (in *inspection) roles(context.Context) *fault {
 			roles = append(roles, r)
 		}
 	}
+	in.look(in.from.roleAt...)
 	for _, at := range in.from.roleAt {
 		for _, r := range words(at.in(in.claims)) {
 			if in.from.RoleMap == nil {
@@ -481,6 +500,7 @@ func (in *inspection) roles(context.Context) *fault {
 }
 
 func (in *inspection) scopes(context.Context) *fault {
+	in.look(in.from.scope)
 	scopes := words(in.from.scope.in(in.claims))
 	if in.from.ScopesFromRoles {
 		for _, r := range in.p.Roles {

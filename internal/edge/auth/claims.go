@@ -74,8 +74,20 @@ func (p path) in(claims map[string]any) any {
 	return v
 }
 
-// String returns the path for people.
-func (p path) String() string { return strings.Join(p, " → ") }
+// String returns the path as it may be written in the configuration.
+func (p path) String() string {
+	dotted := strings.Join(p, ".")
+	if again, err := parsePath(dotted); err == nil && slices.Equal(again, p) {
+		return dotted
+	}
+	escape := strings.NewReplacer("~", "~0", "/", "~1")
+	var b strings.Builder
+	for _, name := range p {
+		b.WriteByte('/')
+		b.WriteString(escape.Replace(name))
+	}
+	return b.String()
+}
 
 // words reads a claim that is one string of words or an array of strings; all else is no words.
 func words(claim any) []string {

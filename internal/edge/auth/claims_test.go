@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -216,8 +217,8 @@ func TestTypesOfAnIssuer(t *testing.T) {
 func TestDelegation(t *testing.T) {
 	chain := func(names ...string) any {
 		var act any
-		for i := len(names) - 1; i >= 0; i-- {
-			m := map[string]any{"sub": names[i]}
+		for _, name := range slices.Backward(names) {
+			m := map[string]any{"sub": name}
 			if act != nil {
 				m["act"] = act
 			}

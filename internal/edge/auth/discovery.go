@@ -67,14 +67,15 @@ func get(ctx context.Context, client *http.Client, at string, limit int64) ([]by
 		return nil, time.Time{}, err
 	}
 	req.Header.Set("Accept", "application/json, application/jwk-set+json")
+	return send(client, req, limit)
+}
+
+// send sends a request and reads the answer, which must be 200 OK.
+func send(client *http.Client, req *http.Request, limit int64) ([]byte, time.Time, error) {
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	return read(resp, limit)
-}
-
-func read(resp *http.Response, limit int64) ([]byte, time.Time, error) {
 	defer func() { _ = resp.Body.Close() }()
 	date, _ := http.ParseTime(resp.Header.Get("Date")) // zero if there is none
 	if resp.StatusCode != http.StatusOK {

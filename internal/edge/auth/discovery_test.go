@@ -67,8 +67,8 @@ func (w *web) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	status, body := page(r)
 	h := http.Header{"Date": {time.Now().Add(w.ahead).UTC().Format(http.TimeFormat)}}
-	if strings.HasPrefix(body, "Location: ") {
-		h.Set("Location", strings.TrimPrefix(body, "Location: "))
+	if at, ok := strings.CutPrefix(body, "Location: "); ok {
+		h.Set("Location", at)
 	}
 	return &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 }

@@ -107,8 +107,10 @@ func (p *proofs) check(r *http.Request, token, jkt string, tenant atlas.TenantID
 	case replayed:
 		return badProof("it was used before; make a new one, with its own jti, for each request", nil)
 	case noRoom:
-		return &atlas.Error{Code: atlas.CodeRateLimited, RetryAfter: wait,
-			Err: errors.New("too many DPoP proofs of the tenant are remembered"), Hint: "too many requests with DPoP proofs; wait, then try again"}
+		return &atlas.Error{
+			Code: atlas.CodeRateLimited, RetryAfter: wait,
+			Err: errors.New("too many DPoP proofs of the tenant are remembered"), Hint: "too many requests with DPoP proofs; wait, then try again",
+		}
 	default:
 		return nil
 	}

@@ -32,7 +32,7 @@ type Explanation struct {
 // A Checked is one check and how it went.
 type Checked struct {
 	Name   string `json:"name"`
-	Place  string `json:"place"` // what of the token was looked at
+	Place  string `json:"place"` // what of the token was looked at: "claims.aud", or "claims " and paths as configured
 	Status string `json:"status"`
 	Found  string `json:"found,omitempty"`
 	Remedy string `json:"remedy,omitempty"` // what to do, where it failed
@@ -114,8 +114,16 @@ func (in *inspection) explain(ctx context.Context, c check) (Checked, *fault) {
 		out.Status = StatusSkipped
 		return out, nil
 	}
-	in.found = ""
+	in.found, in.paths = "", nil
 	f := c.run(in, ctx)
+	for i, at := range in.paths {
+		if i == 0 {
+			root, _, _ := strings.Cut(c.place, ".")
+			out.Place = root + " " + at.String()
+			continue
+		}
+		out.Place += ", " + at.String()
+	}
 	if f == nil {
 		out.Found = in.found
 		return out, nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -118,7 +119,9 @@ func TestExplainGoodToken(t *testing.T) {
 }
 
 // It goes on after a fault, so that all are seen at once, with amounts and what to do.
-func TestExplainNamesAllFaults(t *testing.T) {
+func TestExplainNamesAllFaults(t *testing.T) { synctest.Test(t, explainAllFaults) }
+
+func explainAllFaults(t *testing.T) {
 	v := newVerifier(t, nil)
 	e := v.Explain(t.Context(), good(t, "aud", "https://else.example", "exp", time.Now().Add(-90*time.Minute).Unix(), "tenant", nil, "jti", nil), nil)
 	if d := cmp.Diff([]string{"audience", "expiry", "token_id", "tenant"}, failures(e)); d != "" {
@@ -211,6 +214,23 @@ func TestExplainOpaqueAndDevelopmentTokens(t *testing.T) {
 	}
 	if e := dev.Explain(t.Context(), "opaque", nil); e.Accepted || e.Code != atlas.CodeInvalidToken {
 		t.Errorf("%+v", e)
+	}
+}
+
+func TestExplainSaysWhereItLooked(t *testing.T) {
+	v := mapped(t, func(i *auth.Issuer) {
+		i.Claims = auth.Claims{Tenant: "https://x.example/t", Roles: []string{"realm_access.roles", "/resource_access/a.b/roles"}, Scope: "scp"}
+	})
+	places := map[string]string{}
+	for _, c := range v.Explain(t.Context(), good(t), nil).Checks {
+		places[c.Name] = c.Place
+	}
+	for name, want := range map[string]string{
+		"tenant": "claims https://x.example/t", "roles": "claims realm_access.roles, /resource_access/a.b/roles", "scopes": "claims scp", "subject": "claims sub", "audience": "claims.aud",
+	} {
+		if places[name] != want {
+			t.Errorf("%s: %q", name, places[name])
+		}
 	}
 }
 

@@ -166,11 +166,7 @@ func (i *introspector) post(ctx context.Context, token string) (map[string]any, 
 	if i.signer == nil {
 		req.SetBasicAuth(url.QueryEscape(i.cfg.ClientID), url.QueryEscape(i.cfg.ClientSecret)) // RFC 6749 section 2.3.1
 	}
-	resp, err := i.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	body, _, err := read(resp, maxAnswer)
+	body, _, err := send(i.client, req, maxAnswer)
 	if err != nil {
 		return nil, err
 	}
@@ -271,8 +267,10 @@ func (in *inspection) answer(ctx context.Context) (map[string]any, *fault) {
 	case errors.Is(err, errInactive):
 		return nil, &fault{reason: err.Error(), remedy: "get a new token: this one has expired, was revoked, or is not of this issuer"}
 	default:
-		return nil, &fault{code: atlas.CodeStateUnavailable, reason: "the issuer cannot be asked about the token", cause: err,
-			remedy: "see to it that this server reaches introspection.url, and that its client may introspect"}
+		return nil, &fault{
+			code: atlas.CodeStateUnavailable, reason: "the issuer cannot be asked about the token", cause: err,
+			remedy: "see to it that this server reaches introspection.url, and that its client may introspect",
+		}
 	}
 }
 
