@@ -38,30 +38,26 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			}
 		}()
 		// Before any refusal: net/http reads what is left of the body of a refused request too.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.ReadTimeout)) // not all writers can
+		_ = http.NewResponseController(rw).SetReadDeadline(time.Now().Add(s.cfg.ReadTimeout)) // not all writers can
 		h := w.Header()
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Cache-Control", "no-store")
+		h["X-Content-Type-Options"], h["Content-Security-Policy"] = noSniff, noContent
+		h["Referrer-Policy"], h["Cache-Control"] = noReferrer, noStore
 
 		if !hostAllowed(r, hosts, s.cfg.AllowedHosts != nil) {
-			leaveBody(w, r)
-			edge.WriteFailureStatus(w, atlas.Errorf(atlas.CodeHostNotAllowed, nil, "the Host header does not name this server"), http.StatusForbidden)
+			s.refuseForeign(w, r, "the Host header does not name this server")
 			return
 		}
-		if origin := r.Header.Values("Origin"); len(origin) > 0 && !public(r) {
+		if origin := r.Header["Origin"]; len(origin) > 0 && !public(r) {
 			if len(origin) > 1 || !slices.Contains(origins, origin[0]) {
-				leaveBody(w, r)
-				edge.WriteFailureStatus(w, atlas.Errorf(atlas.CodeHostNotAllowed, nil, "requests from this web origin are not accepted"), http.StatusForbidden)
+				s.refuseForeign(w, r, "requests from this web origin are not accepted")
 				return
 			}
 			h.Set("Access-Control-Allow-Origin", origin[0])
-			h.Set("Access-Control-Expose-Headers", "WWW-Authenticate, Retry-After")
+			h.Set("Access-Control-Expose-Headers", "WWW-Authenticate, Retry-After, Mcp-Session-Id, DPoP-Nonce")
 			h.Add("Vary", "Origin")
 			if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
-				h.Set("Access-Control-Allow-Methods", "GET, POST")
-				h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Accept, MCP-Protocol-Version, Mcp-Method, Mcp-Name, X-Tenant-Id")
+				h.Set("Access-Control-Allow-Methods", "GET, POST, DELETE")
+				h.Set("Access-Control-Allow-Headers", "Authorization, DPoP, Content-Type, Accept, MCP-Protocol-Version, Mcp-Session-Id, Mcp-Method, Mcp-Name, X-Tenant-Id"+mirrored(r))
 				h.Set("Access-Control-Max-Age", "600")
 				w.WriteHeader(http.StatusNoContent)
 				return
@@ -75,6 +71,37 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
+
+// Values of header fields that do not change. They are shared: nobody may append to them.
+var (
+	noSniff    = []string{"nosniff"}
+	noContent  = []string{"default-src 'none'; frame-ancestors 'none'"}
+	noReferrer = []string{"no-referrer"}
+	noStore    = []string{"no-store"}
+)
+
+// refuseForeign refuses a request for another host or from a foreign web page, and reports it.
+func (s *Server) refuseForeign(w http.ResponseWriter, r *http.Request, hint string) {
+	leaveBody(w, r)
+	s.deps.Challenge.Report(r, atlas.CodeHostNotAllowed, "")
+	edge.WriteFailureStatus(w, atlas.Errorf(atlas.CodeHostNotAllowed, nil, hint), http.StatusForbidden)
+}
+
+// mirrored returns those fields that a page asks to send in which arguments are mirrored (SEP-2243):
+// their names are the tools' to choose.
+func mirrored(r *http.Request) string {
+	var b strings.Builder
+	for field := range strings.SplitSeq(r.Header.Get("Access-Control-Request-Headers"), ",") {
+		field = strings.TrimSpace(field)
+		if len(field) > len(paramPrefix) && strings.EqualFold(field[:len(paramPrefix)], paramPrefix) && b.Len() < 1024 {
+			b.WriteString(", ")
+			b.WriteString(field)
+		}
+	}
+	return b.String()
+}
+
+const paramPrefix = "Mcp-Param-"
 
 // leaveBody has net/http answer before it reads what is left of the body, if there is one.
 func leaveBody(w http.ResponseWriter, r *http.Request) {
@@ -140,8 +167,8 @@ func (w *writer) WriteHeader(status int) {
 	if !w.wrote {
 		w.wrote = true
 		deadline := time.Now().Add(w.timeout)
-		if strings.HasPrefix(w.Header().Get("Content-Type"), "text/event-stream") {
-			deadline = time.Time{}
+		if ct := w.Header()["Content-Type"]; len(ct) > 0 && strings.HasPrefix(ct[0], "text/event-stream") {
+			deadline = time.Time{} // whoever writes the events sets one for each
 			w.Header().Set("X-Accel-Buffering", "no")
 		}
 		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(deadline) // not all writers can

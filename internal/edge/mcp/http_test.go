@@ -129,6 +129,8 @@ func TestRefusalsBeforeThePipelineAreReported(t *testing.T) {
 		{"no token", "", nil, []string{"missing_token"}},
 		{"no token for another tenant", "", foreign, []string{"missing_token"}},
 		{"bad token", "abc", nil, []string{"invalid_token"}},
+		{"rebound host", tok, func(r *http.Request) { r.Host = "evil.example" }, []string{"host_not_allowlisted"}},
+		{"foreign page", tok, func(r *http.Request) { r.Header.Set("Origin", "https://evil.example") }, []string{"host_not_allowlisted"}},
 		{"foreign tenant", tok, foreign, []string{"tenant_mismatch ann of acme for globex"}},
 		{"foreign tenant's administration", tok, func(r *http.Request) { foreign(r); r.URL.Path = "/admin/v1/approvals" }, []string{"tenant_mismatch ann of acme for globex"}},
 	} {

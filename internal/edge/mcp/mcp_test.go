@@ -148,7 +148,7 @@ func newHouse(t testing.TB, opt options) *house {
 			"/.well-known/jwks.json":                  http.HandlerFunc(iss.ServeJWKS),
 			"/.well-known/oauth-authorization-server": http.HandlerFunc(iss.ServeMetadata),
 		},
-		Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
+		Log: slog.New(slog.NewTextHandler(testLog{t}, nil)), Challenge: challenge,
 	}
 	if opt.deps != nil {
 		opt.deps(&deps)
