@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -353,6 +354,11 @@ func (m *Manager) outcome(r *run, next *record, out outcome) {
 		m.park(r, next, out.res.Ask, now)
 	default:
 		rendered := m.deps.Render(r.call, out.res, out.err)
+		if !valid(rendered) {
+			m.deps.Log.Error("the end of a task is no JSON", "call", r.call.ID, "tool", next.Tool)
+			next.end(now, Failed, "The call failed.", Rendered{Error: errorInternal})
+			return
+		}
 		if n := len(rendered.Result) + len(rendered.Error); n > m.cfg.MaxResult {
 			m.tooLarge(r, next, atlas.CodeTooLarge, "the answer is too large to be kept; ask for less")
 			return
@@ -363,6 +369,16 @@ func (m *Manager) outcome(r *run, next *record, out outcome) {
 		}
 		next.end(now, Completed, "", rendered)
 	}
+}
+
+// valid reports whether one of the two is there, and is an object. A store would not take anything else
+// now, nor would a client's connection survive it later.
+func valid(r Rendered) bool {
+	one, other := r.Result, r.Error
+	if len(one) == 0 {
+		one, other = other, one
+	}
+	return len(other) == 0 && len(one) > 0 && one[0] == '{' && json.Valid(one)
 }
 
 func (m *Manager) tooLarge(r *run, next *record, code atlas.Code, hint string) {

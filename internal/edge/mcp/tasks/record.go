@@ -150,5 +150,6 @@ func (m *Manager) save(ctx context.Context, p place, version int64, r *record) (
 // The errors of JSON-RPC that end a task from outside. They say nothing of the call.
 var (
 	errorInterrupted = json.RawMessage(`{"code":-32603,"message":"Interrupted: the server stopped before the call ended; call again if that is safe"}`)
+	errorInternal    = json.RawMessage(`{"code":-32603,"message":"Internal error"}`)
 	errorRounds      = json.RawMessage(`{"code":-32603,"message":"The tool asked too often"}`)
 )
