@@ -98,6 +98,12 @@ func trials() []trial {
 		client("python-v2-legacy", legacy, python("v2", "legacy")),
 		client("mcp-remote", legacy, js("mcp-remote.mjs")),
 		client("claude-code", modern, js("claude.mjs")),
+		{name: "browser-typescript-v2", group: "browser", run: func(ctx context.Context, l *lab) row {
+			return l.browser(ctx, "browser-typescript-v2", modern, "ts2")
+		}},
+		{name: "browser-mcp-remote", group: "browser", run: func(ctx context.Context, l *lab) row {
+			return l.browser(ctx, "browser-mcp-remote", legacy, "mcp-remote")
+		}},
 		{name: "oidc-provider", group: "provider", run: func(ctx context.Context, l *lab) row {
 			return l.provider(ctx, "oidc-provider", oidcVersion, startOIDC)
 		}},

@@ -42,6 +42,8 @@ type lab struct {
 	js       func() (string, error)
 	python   func(version string) (string, error)
 	keycloak func() (string, error)
+
+	installing sync.Mutex // one at a time
 }
 
 // An atlasServer is Atlas in this process, with the default configuration, on a free port.
@@ -110,10 +112,9 @@ func openLab(ctx context.Context, cache, out string, env []string, say io.Writer
 	}
 	l.js = sync.OnceValues(func() (string, error) { return l.installJS(ctx) })
 	l.keycloak = sync.OnceValues(func() (string, error) { return l.installKeycloak(ctx, l.cache.Dir()) })
-	var mu sync.Mutex // two at once would write into one folder
 	l.python = func(version string) (string, error) {
-		mu.Lock()
-		defer mu.Unlock()
+		l.installing.Lock() // two at once would write into one folder
+		defer l.installing.Unlock()
 		return l.installPython(ctx, version)
 	}
 	// No allowance for clocks that differ: there is one clock, and tokens here expire soon.
