@@ -26,6 +26,7 @@ type identity struct {
 	transport string
 	gone      context.Context // ends when nobody waits for the answer; nil if the SDK's context does
 	listener  *listener       // of a connection of the older era; nil if there is none
+	session   direct.Session  // of the older era over HTTP; zero if there is none
 	ended     context.Context // ends when no more will come on the connection; nil if there is none
 
 	// stepUp is the failure of a call over HTTP whose token lacks scopes. HTTP has a status for it,

@@ -26,8 +26,11 @@ func (s *Server) endpoint() (http.Handler, error) {
 		KeepAlive: s.cfg.KeepAlive, AskTimeout: s.cfg.AskTimeout, MaxAsks: s.cfg.MaxAsks, SessionTTL: s.cfg.SessionTTL,
 	}, direct.Deps{
 		Call: s.answer, List: s.deps.Handler,
-		Listing:        func() *message.Listing { return s.catalog.Load().listing },
-		Rest:           func(w http.ResponseWriter, r *http.Request, _ *message.Request) { inner.ServeHTTP(w, r) },
+		Listing: func() *message.Listing { return s.catalog.Load().listing },
+		Rest: func(w http.ResponseWriter, r *http.Request, session direct.Session) {
+			inner.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sessionContextKey{}, session)))
+		},
+		Listen:         s.listenInSession,
 		Implementation: s.self, Challenge: s.deps.Challenge, Sealer: s.deps.Sealer, Revocations: s.deps.Sessions,
 		Draining: s.draining, Log: s.deps.Log,
 	})
@@ -62,6 +65,7 @@ func (s *Server) bridge() http.Handler {
 		id := newIdentity(edge.CallerOf(r.Context()), "http")
 		if r.Header.Get(message.HeaderVersion) < message.FirstModern {
 			id.gone = r.Context()
+			id.session, _ = r.Context().Value(sessionContextKey{}).(direct.Session)
 		}
 		r = r.WithContext(context.WithValue(r.Context(), identityContextKey{}, id))
 		r.Header = r.Header.Clone()
@@ -73,7 +77,10 @@ func (s *Server) bridge() http.Handler {
 // maxSkew is above any clock skew of the verifier, which alone decides about expiry.
 const maxSkew = time.Hour
 
-type identityContextKey struct{}
+type (
+	identityContextKey struct{}
+	sessionContextKey  struct{}
+)
 
 // A stepUpWriter gives an answer that refuses a call for want of scopes the status and the header that
 // HTTP has for it (RFC 6750 section 3.1).

@@ -26,10 +26,11 @@ type hub struct {
 
 // A listener is one client that listens: a subscription, or a connection of the older era.
 type listener struct {
-	id   *identity
-	wake chan struct{} // holds one token when there is something to tell
+	tenant atlas.TenantID // that the caller acts for
+	wake   chan struct{}  // holds one token when there is something to tell
 
 	mu      sync.Mutex // guards the rest
+	id      *identity  // as it was proved last
 	lists   [kinds]bool
 	uris    map[string]bool // subscribed; true if there is an update to tell
 	changed [kinds]bool     // lists to tell of
@@ -38,7 +39,7 @@ type listener struct {
 }
 
 func newListener(id *identity) *listener {
-	return &listener{id: id, wake: make(chan struct{}, 1), uris: make(map[string]bool)}
+	return &listener{tenant: id.caller.Tenant, id: id, wake: make(chan struct{}, 1), uris: make(map[string]bool)}
 }
 
 func (h *hub) add(l *listener) {
@@ -69,7 +70,7 @@ func (h *hub) updated(tenant atlas.TenantID, uri string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for l := range h.listeners {
-		if l.id.caller.Tenant != tenant {
+		if l.tenant != tenant {
 			continue
 		}
 		l.note(func() bool {
@@ -171,13 +172,13 @@ func (s *Server) serve(ctx context.Context, l *listener, tell teller) {
 // configuration: who may see something when he subscribes may not later.
 func (s *Server) sees(ctx context.Context, l *listener) func(uri string) bool {
 	l.mu.Lock()
-	match, fresh := l.match, !l.seen.IsZero() && time.Since(l.seen) < s.cfg.ListTTL
+	id, match, fresh := l.id, l.match, !l.seen.IsZero() && time.Since(l.seen) < s.cfg.ListTTL
 	l.mu.Unlock()
 	if match != nil && fresh {
 		return match
 	}
 	now := time.Now()
-	match, err := s.visibleURIs(ctx, l.id, nil)
+	match, err := s.visibleURIs(ctx, id, nil)
 	if err != nil {
 		return func(string) bool { return false }
 	}
@@ -219,8 +220,7 @@ func (s *Server) listen(ctx context.Context, id *identity, req *sdk.Subscription
 		return nil, errTooManyURIs
 	}
 	if !s.streams.enter(id, &s.cfg) {
-		// One text for all three bounds: which one it was would tell of the others' subscriptions.
-		return nil, rpcFailure(atlas.Errorf(atlas.CodeRateLimited, nil, "too many subscriptions are open; close one, or try again later"), edge.NewRequestID())
+		return nil, rpcFailure(errTooManyStreams(), edge.NewRequestID())
 	}
 	defer s.streams.leave(id)
 	ctx, cancel := context.WithCancel(ctx)
@@ -257,6 +257,12 @@ func (s *Server) listen(ctx context.Context, id *identity, req *sdk.Subscription
 	s.serve(ctx, l, sdkTeller(req.Session, send, ack.subscription))
 	<-ctx.Done() // if it could not be told, the client has gone or will
 	return res, nil
+}
+
+// errTooManyStreams is one and the same for all three bounds: which one it was would tell of the
+// others' subscriptions.
+func errTooManyStreams() *atlas.Error {
+	return atlas.Errorf(atlas.CodeRateLimited, nil, "too many subscriptions are open; close one, or try again later")
 }
 
 var errTooManyURIs = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "A subscription may have 64 resources"}
@@ -327,10 +333,9 @@ func sdkTeller(session *sdk.ServerSession, send sdk.MethodHandler, subscription 
 	}
 }
 
-// subscribe answers resources/subscribe of the older era, on a connection that can be told.
+// subscribe answers resources/subscribe of the older era: on stdio, and in a session over HTTP.
 func (s *Server) subscribe(ctx context.Context, id *identity, req *sdk.SubscribeRequest) (sdk.Result, error) {
-	l := id.listener
-	if l == nil {
+	if id.listener == nil && id.session.ID == "" {
 		return nil, errNoSubscriptions
 	}
 	ctx, cancel := id.bind(ctx)
@@ -342,6 +347,14 @@ func (s *Server) subscribe(ctx context.Context, id *identity, req *sdk.Subscribe
 	}
 	if !match(uri) {
 		return nil, notThere(uri)
+	}
+	l := id.listener
+	if l == nil {
+		var release func()
+		if l, release = s.sessions.open(s, id); l == nil {
+			return nil, rpcFailure(errTooManyStreams(), edge.NewRequestID())
+		}
+		defer release()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -358,7 +371,14 @@ func (s *Server) subscribe(ctx context.Context, id *identity, req *sdk.Subscribe
 func (s *Server) unsubscribe(_ context.Context, id *identity, req *sdk.UnsubscribeRequest) (sdk.Result, error) {
 	l := id.listener
 	if l == nil {
-		return nil, errNoSubscriptions
+		if id.session.ID == "" {
+			return nil, errNoSubscriptions
+		}
+		var release func()
+		if l, release = s.sessions.open(s, id); l == nil {
+			return &emptyResult{}, nil // it has no subscriptions
+		}
+		defer release()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -367,7 +387,7 @@ func (s *Server) unsubscribe(_ context.Context, id *identity, req *sdk.Unsubscri
 }
 
 var errNoSubscriptions = &jsonrpc.Error{
-	Code: jsonrpc.CodeMethodNotFound, Message: "Resources can be subscribed to with subscriptions/listen, or on a connection that is kept",
+	Code: jsonrpc.CodeMethodNotFound, Message: "Resources can be subscribed to with subscriptions/listen, in a session, or on a connection that is kept",
 }
 
 type emptyResult struct{ sdk.ResultBase }

@@ -66,6 +66,8 @@ type Server struct {
 	ready   readiness
 	self    []byte // the server's name as results have it
 
+	sessions sessions
+
 	draining  context.Context // ends when the server stops: streams end with it
 	stopDrain context.CancelFunc
 }
@@ -85,6 +87,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s := &Server{cfg: cfg.withDefaults(), deps: deps}
 	s.streams.user, s.streams.tenant = make(map[string]int), make(map[atlas.TenantID]int)
 	s.hub.listeners = make(map[*listener]struct{})
+	s.sessions.held = make(map[sessionKey]*heldSession)
+	s.sessions.kept.user, s.sessions.kept.tenant = make(map[string]int), make(map[atlas.TenantID]int)
 	s.ready.checks = deps.Checks
 	s.draining, s.stopDrain = context.WithCancel(context.Background())
 	// Without its icons, which a client that wants them asks for once.
@@ -234,7 +238,7 @@ func (s *Server) methods(send, next sdk.MethodHandler, method string, req sdk.Re
 func (s *Server) initialize(ctx context.Context, id *identity, req sdk.Request, next sdk.MethodHandler) (sdk.Result, error) {
 	res, err := next(ctx, "initialize", req)
 	if r, ok := res.(*sdk.InitializeResult); ok && err == nil {
-		r.Capabilities = capabilities(id.listener != nil)
+		r.Capabilities = capabilities(id.listener != nil || id.session.ID != "")
 	}
 	return res, err
 }

@@ -60,7 +60,10 @@ type Deps struct {
 	Listing func() *message.Listing
 	// Rest answers what is not for this package. Its request's context ends when nobody waits for the
 	// answer, in the older era too.
-	Rest func(w http.ResponseWriter, r *http.Request, m *message.Request)
+	Rest func(w http.ResponseWriter, r *http.Request, session Session)
+	// Listen serves the stream on which a session of the older era is told what it did not ask for. It
+	// may be nil: then there is none.
+	Listen func(w http.ResponseWriter, r *http.Request, session Session)
 
 	Implementation []byte // names the server in results, as JSON
 	Challenge      edge.Challenge
@@ -123,6 +126,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method == http.MethodDelete && s.deps.Sealer != nil {
 		s.endSession(w, r, caller)
+		return
+	}
+	if r.Method == http.MethodGet && s.listen(w, r, caller) {
 		return
 	}
 	stream, ok := s.acceptable(w, r)
@@ -242,7 +248,7 @@ func (x *exchange) pass(body []byte) {
 	}
 	r.Body = newBody(body)
 	r.ContentLength = int64(len(body))
-	x.server.deps.Rest(x.w, r, m)
+	x.server.deps.Rest(x.w, r, x.session.public())
 }
 
 // newCall returns the call that the message makes.

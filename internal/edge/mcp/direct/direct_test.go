@@ -54,7 +54,7 @@ func newServer(t testing.TB, s setup) *direct.Server {
 		},
 		List:           s.handler,
 		Listing:        func() *message.Listing { return listing },
-		Rest:           func(w http.ResponseWriter, _ *http.Request, _ *message.Request) { w.WriteHeader(http.StatusTeapot) },
+		Rest:           func(w http.ResponseWriter, _ *http.Request, _ direct.Session) { w.WriteHeader(http.StatusTeapot) },
 		Implementation: []byte(`{"name":"atlas-mcp","version":"1"}`),
 		Log:            slog.New(slog.DiscardHandler),
 	}

@@ -70,10 +70,10 @@ func (x *exchange) beginSession() {
 	if !ok {
 		return
 	}
-	token := s.deps.Sealer.Seal(session{
+	x.session = session{
 		id: rand.Text(), client: client, revision: message.Negotiate(revision), expires: time.Now().Add(s.cfg.SessionTTL),
-	}.encode(), x.bound())
-	x.w.Header()[message.HeaderSession] = []string{token}
+	}
+	x.w.Header()[message.HeaderSession] = []string{s.deps.Sealer.Seal(x.session.encode(), x.bound())}
 }
 
 // openSession reads the session that the request names, if it names one. If it is none of this

@@ -1,0 +1,149 @@
+package mcp
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/atlas-mcp/atlas/internal/edge"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/direct"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
+)
+
+// sessions hold what clients of the older era over HTTP listen to: those that have a stream open, and
+// those that have subscribed to resources and may open one. A session itself is kept nowhere (see
+// package direct), and any replica answers its requests; what it has subscribed to is known to the
+// replica that it told, as its stream is that replica's.
+type sessions struct {
+	mu   sync.Mutex // guards held, and what is in it
+	held map[sessionKey]*heldSession
+	kept streams // counts them
+}
+
+// A sessionKey names a session of a caller. The token that carries a session is bound to its caller;
+// here it is once more, so that no mistake there could give one caller's updates to another.
+type sessionKey struct{ user, id string }
+
+type heldSession struct {
+	l    *listener
+	id   *identity // that took the place in the count
+	used time.Time
+	ends time.Time
+	open int // streams and requests that use it now
+}
+
+// open returns the listener of id's session, and the function that gives it back; nil if there are too
+// many. Of one caller's sessions the one that was used least recently makes room.
+func (h *sessions) open(s *Server, id *identity) (l *listener, release func()) {
+	key := sessionKey{id.user, id.session.ID}
+	now := time.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	held := h.held[key]
+	if held == nil {
+		if !h.kept.enter(id, &s.cfg) {
+			h.makeRoom(s, id.user, now)
+			if !h.kept.enter(id, &s.cfg) {
+				return nil, nil
+			}
+		}
+		held = &heldSession{l: newListener(id), id: id, ends: id.session.Expires}
+		h.held[key] = held
+		s.hub.add(held.l)
+	}
+	held.open++
+	held.used = now
+	held.l.mu.Lock()
+	held.l.id = id // the token may be a new one, with other scopes
+	held.l.seen = time.Time{}
+	held.l.mu.Unlock()
+	return held.l, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if held.open--; held.open == 0 && h.held[key] == held {
+			held.l.mu.Lock()
+			nothing := len(held.l.uris) == 0
+			held.l.mu.Unlock()
+			if nothing {
+				h.drop(s, key, held)
+			}
+		}
+	}
+}
+
+// makeRoom drops sessions that have expired, and the one of the user that nothing uses and was used
+// least recently. The caller holds mu.
+func (h *sessions) makeRoom(s *Server, user string, now time.Time) {
+	var oldest sessionKey
+	for key, held := range h.held {
+		switch {
+		case held.open > 0:
+		case now.After(held.ends):
+			h.drop(s, key, held)
+		case key.user == user && (oldest.id == "" || held.used.Before(h.held[oldest].used)):
+			oldest = key
+		}
+	}
+	if held := h.held[oldest]; held != nil {
+		h.drop(s, oldest, held)
+	}
+}
+
+// drop forgets a session. The caller holds mu.
+func (h *sessions) drop(s *Server, key sessionKey, held *heldSession) {
+	delete(h.held, key)
+	s.hub.remove(held.l)
+	h.kept.leave(held.id)
+}
+
+// listenInSession serves the stream of a session of the older era over HTTP, until the client closes
+// it, its token or the session expires, or the server stops.
+func (s *Server) listenInSession(w http.ResponseWriter, r *http.Request, session direct.Session) {
+	id := newIdentity(edge.CallerOf(r.Context()), "http")
+	id.session = session
+	if !s.streams.enter(id, &s.cfg) {
+		edge.WriteFailure(w, errTooManyStreams())
+		return
+	}
+	defer s.streams.leave(id)
+	l, release := s.sessions.open(s, id)
+	if l == nil {
+		edge.WriteFailure(w, errTooManyStreams())
+		return
+	}
+	defer release()
+	ends := session.Expires
+	if exp := id.caller.Principal.Expiry; !exp.IsZero() && exp.Before(ends) {
+		ends = exp
+	}
+	ctx, cancel := context.WithDeadline(r.Context(), ends)
+	defer cancel()
+	defer context.AfterFunc(s.draining, cancel)()
+	l.wantLists()
+
+	keepAlive(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Cache-Control", "no-cache, no-transform")
+		w.WriteHeader(http.StatusOK)
+		flusher := http.NewResponseController(w)
+		if flusher.Flush() != nil { // the client must know that it is listening
+			return
+		}
+		s.serve(ctx, l, func(_ context.Context, method string, n notification) error {
+			params := []byte("{}")
+			if n.URI != "" {
+				var err error
+				if params, err = json.Marshal(map[string]string{"uri": n.URI}); err != nil {
+					return err
+				}
+			}
+			event := message.AppendNotification([]byte("event: message\ndata: "), method, params)
+			if _, err := w.Write(append(event, "\n\n"...)); err != nil {
+				return err
+			}
+			return flusher.Flush()
+		})
+	}), s.cfg.KeepAlive, s.cfg.WriteTimeout).ServeHTTP(w, r)
+}
