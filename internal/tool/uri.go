@@ -51,7 +51,7 @@ func parseURI(s string) (uriTemplate, error) {
 	case begin == nil:
 		return t, fmt.Errorf("%q is not a URI with a fixed authority, such as atlas://files/{+key}", s)
 	case slices.Contains(fetched, begin[1]):
-		return t, fmt.Errorf("clients follow %s: by themselves; use a scheme of your own, such as atlas:", begin[1])
+		return t, fmt.Errorf("clients follow %s by themselves; use a scheme of your own, as in atlas://", begin[1])
 	}
 	variables := 0
 	for rest := s; rest != ""; {
@@ -240,7 +240,7 @@ func decodeValue(s string, path bool) (string, bool) {
 		if high < 0 || low < 0 {
 			return "", false
 		}
-		c = byte(high<<4 | low)
+		c = byte(high<<4 | low) //nolint:gosec // two digits of four bits
 		if plainByte(c, path) {
 			return "", false
 		}
