@@ -95,6 +95,19 @@ func (t *trusted) confined() bool {
 	return len(t.Tenants) > 0 || t.Tenant != "" || len(t.TenantMap) > 0
 }
 
+// tenants lists them, sorted; none if it is not confined.
+func (t *trusted) tenants() []string {
+	out := slices.Concat(t.Tenants, slices.Collect(maps.Values(t.TenantMap)))
+	if t.Tenant != "" {
+		out = append(out, t.Tenant)
+	}
+	if len(t.Tenants) > 0 && len(t.TenantMap) > 0 {
+		out = slices.Collect(maps.Values(t.TenantMap)) // the smaller set: Validate sees to it
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // New returns a Verifier. It asks nobody for keys: [Verifier.Run] and the first token do.
 func New(cfg Config, deps Deps) (*Verifier, error) {
 	if err := cfg.Validate(); err != nil {
@@ -140,6 +153,11 @@ func New(cfg Config, deps Deps) (*Verifier, error) {
 		bearer = bearer || t.dpop != dpopRequired
 	}
 	v.names = slices.Sorted(maps.Keys(v.issuers))
+	for _, t := range v.issuers {
+		if len(v.issuers) > 1 && t.remote != nil && !t.confined() {
+			v.log.Warn("one of several issuers may speak for every tenant; give it tenants, or a tenant", "issuer", t.Issuer.Issuer)
+		}
+	}
 	if bound {
 		v.challenge.DPoPAlgs, v.challenge.DPoPOnly = proofAlgorithms, !bearer
 	}
@@ -220,6 +238,10 @@ func (t *trusted) paths(cfg Config) error {
 	}
 	return nil
 }
+
+// Challenge returns the challenge that the verifier refuses with: that of Deps, with DPoP where it is on. Others
+// who refuse requests behind the middleware should use the same.
+func (v *Verifier) Challenge() edge.Challenge { return v.challenge }
 
 // Run reads the key sets of all issuers now and from time to time until ctx ends; then it returns
 // nil. An issuer that cannot be reached keeps its last keys.

@@ -119,6 +119,8 @@ func sign(t testing.TB, m jwt.SigningMethod, key any, header map[string]any, c j
 	return s
 }
 
+var es256 = jwt.SigningMethodES256
+
 var kidA = map[string]any{"kid": "ka"}
 
 func good(t testing.TB, kv ...any) string {

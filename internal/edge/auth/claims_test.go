@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"encoding/json"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -334,4 +335,27 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("%q: %s", raw, d)
 		}
 	})
+}
+
+// Who may speak for everybody beside others is told at the start, and by the probe.
+func TestUnconfinedIssuerAmongSeveralIsTold(t *testing.T) {
+	var log strings.Builder
+	deps := auth.Deps{Log: slog.New(slog.NewTextHandler(&log, nil)), Client: newWeb().client()}
+	free := auth.Issuer{Issuer: issA, Audience: []string{aud}}
+	bound := auth.Issuer{Issuer: issB, Audience: []string{aud}, Tenants: []string{"globex", "acme"}, TenantMap: map[string]string{"x": "acme", "y": "acme"}}
+	v, err := auth.New(auth.Config{Issuers: []auth.Issuer{free, bound}}, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "issuer="+issA) || strings.Contains(log.String(), issB) {
+		t.Errorf("log: %s", log.String())
+	}
+	s := v.Probe(t.Context())
+	if d := cmp.Diff([][]string{nil, {"acme"}}, [][]string{s[0].Tenants, s[1].Tenants}); d != "" {
+		t.Error(d)
+	}
+	log.Reset()
+	if _, err := auth.New(auth.Config{Issuers: []auth.Issuer{free}}, deps); err != nil || log.Len() > 0 {
+		t.Errorf("alone: %v %s", err, log.String())
+	}
 }

@@ -209,6 +209,7 @@ type IssuerStatus struct {
 	Usable    bool          `json:"usable"`                 // tokens of the issuer can be checked
 	ClockSkew time.Duration `json:"clock_skew_ns"`          // how far the issuer's Date is ahead of this clock, to the second
 	Skewed    bool          `json:"clock_skewed,omitempty"` // by more than clock_skew
+	Tenants   []string      `json:"tenants"`                // that it may speak for; empty: every tenant
 }
 
 // Probe asks every issuer for its keys now and says how that went, sorted by issuer. It is for operators:
@@ -222,7 +223,7 @@ func (v *Verifier) Probe(ctx context.Context) []IssuerStatus {
 }
 
 func (t *trusted) probe(ctx context.Context, skew time.Duration) IssuerStatus {
-	s := IssuerStatus{Issuer: t.Issuer.Issuer, Source: "introspection", Reachable: true, Usable: true}
+	s := IssuerStatus{Issuer: t.Issuer.Issuer, Source: "introspection", Reachable: true, Usable: true, Tenants: t.tenants()}
 	switch r := t.remote; {
 	case r != nil:
 		s.Source = "jwks_url"
