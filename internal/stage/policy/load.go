@@ -73,7 +73,7 @@ func Load(name string, data []byte, deps Deps) (*Engine, error) {
 	rules := parseYAML(data, r)
 	e := &Engine{tools: map[*atlas.Tool]*toolInfo{}, scopes: map[string]*scopeIndex{}, pii: deps.PII}
 	e.visible.known = map[visibleKey]bool{}
-	e.decisions.known = map[decisionKey]string{}
+	e.decisions.known = map[decisionKey]remembered{}
 	infos := make([]*toolInfo, 0, len(deps.Tools))
 	for _, t := range deps.Tools {
 		info := inform(t)

@@ -78,6 +78,10 @@ func tools() map[string]*atlas.Tool {
 				"to":{"type":"object","properties":{"iban":{"type":"string"},"fee":{"type":["integer","null"]}},"required":["iban"]},
 				"memo":{"type":["string","null"]}},"required":["amount","memo"]}`),
 		},
+		{
+			Name: "case_summary", Source: "prompts", Level: atlas.Composed, Scopes: []string{"tool:prompts:get"}, ReadOnly: true,
+			Input: json.RawMessage(`{"type":"object","properties":{"text":{"type":"string"}}}`),
+		},
 		{Name: "bare", Source: "bare", Input: json.RawMessage(`{"type":"object"}`)},
 	}
 	m := map[string]*atlas.Tool{}

@@ -9,8 +9,10 @@ import (
 )
 
 // Most rules look at who calls which tool for whom, and not at the arguments. Where all rules that
-// match are of that kind, what they allow is remembered for as long as the rules live. A refusal is
-// not: it is rare, and carries an error.
+// match are of that kind, what they allow is remembered for as long as the rules live. Deny rules that
+// compare arguments with literals may be among them: they are asked at every call, by their shortcuts,
+// and where one does not surely say no everything is decided afresh. A refusal is never remembered: it
+// is rare, and carries an error.
 
 const (
 	// maxRemembered bounds the memory of decisions. When it is full it is emptied: an entry costs some
@@ -32,33 +34,56 @@ type decisionKey struct {
 
 type decisions struct {
 	mu    sync.RWMutex
-	known map[decisionKey]string // guarded by mu: the rules that allow; at most maxRemembered entries
+	known map[decisionKey]remembered // guarded by mu; at most maxRemembered entries
+}
+
+// A remembered decision allows.
+type remembered struct {
+	rule   string  // what allows, as Decision.Rule
+	checks []*rule // deny rules that match and must surely not hold
 }
 
 // recall returns a remembered decision.
 func (e *Engine) recall(call *atlas.Call) (Decision, bool) {
 	t, p := call.Tool, call.Principal
-	if t == nil || p == nil || e.tools[t] == nil || call.Args.Values == nil && len(call.Args.Raw) > 0 || refusal(p, call.Tenant, t) != "" {
+	if t == nil || p == nil || call.Args.Values == nil && len(call.Args.Raw) > 0 {
+		return Decision{}, false
+	}
+	info := e.tools[t]
+	if info == nil || refusal(p, call.Tenant, t) != "" {
 		return Decision{}, false
 	}
 	var buf [256]byte
 	caller := e.appendCaller(buf[:0], p)
 	resource := resourceBelow(call)
 	e.decisions.mu.RLock()
-	rule, ok := e.decisions.known[decisionKey{t, call.Tenant, string(caller), resource}]
+	known, ok := e.decisions.known[decisionKey{t, call.Tenant, string(caller), resource}]
 	e.decisions.mu.RUnlock()
-	return Decision{Allowed: true, Rule: rule}, ok
+	if !ok {
+		return Decision{}, false
+	}
+	for _, r := range known.checks {
+		if r.when.quickly(info, call.Args.Values) != isFalse {
+			return Decision{}, false
+		}
+	}
+	return Decision{Allowed: true, Rule: known.rule}, true
 }
 
-// remember keeps a decision, if it depends on nothing that is not in its key.
+// remember keeps a decision, if it depends on nothing but its key and what can be checked quickly.
 func (e *Engine) remember(ev *evaluation, d *Decision) {
 	call := ev.call
 	if !d.Allowed || e.tools[call.Tool] == nil {
 		return
 	}
+	var checks []*rule
 	for _, m := range ev.matches {
 		for _, r := range m.rules {
-			if r.readsArgs(call.Tool) {
+			switch {
+			case !r.readsArgs(call.Tool):
+			case r.deny && !r.readsFacts(call.Tool) && r.when.shortcut != nil:
+				checks = append(checks, r)
+			default:
 				return
 			}
 		}
@@ -73,17 +98,22 @@ func (e *Engine) remember(ev *evaluation, d *Decision) {
 	if len(e.decisions.known) >= maxRemembered {
 		clear(e.decisions.known)
 	}
-	e.decisions.known[key] = d.Rule
+	e.decisions.known[key] = remembered{d.Rule, checks}
 }
 
 // readsArgs reports whether what the rule says of the tool depends on the arguments, other than through
 // the resource.
 func (r *rule) readsArgs(t *atlas.Tool) bool {
+	return r.readsFacts(t) || r.when != nil && (r.when.reads.allArgs || len(r.when.reads.args) > 0)
+}
+
+// readsFacts reports whether the rule needs facts that are found out anew for each call.
+func (r *rule) readsFacts(t *atlas.Tool) bool {
 	needs := r.needs
 	if t.Facts == nil { // there are none, whatever the arguments are
 		needs &^= needFacts
 	}
-	return needs != 0 || r.when != nil && (r.when.reads.allArgs || len(r.when.reads.args) > 0)
+	return needs != 0
 }
 
 // appendCaller writes what the rules may look at of a caller. Counts and lengths keep one list of

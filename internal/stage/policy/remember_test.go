@@ -31,7 +31,10 @@ func TestRememberedDecisionsAreThoseMadeAfresh(t *testing.T) {
 				oneOf(rt, "when", "", "", "", `, when: 'context.tool.read_only'`, `, when: 'principal.subject == "u1"'`,
 					`, when: 'principal.delegator == ""'`, `, when: 'principal.scopes.contains("x")'`, `, when: 'principal.roles.contains("a")'`,
 					`, when: 'principal.tenant == context.tenant'`, `, when: 'context.facts.sql like "*drop*"'`, `, when: 'context has args'`,
-					`, when: 'resource == Resource::"tenant:acme/files/docs/x"'`, `, when: 'action == Action::"tool:kb:read"'`) + "}\n"
+					`, when: 'resource == Resource::"tenant:acme/files/docs/x"'`, `, when: 'action == Action::"tool:kb:read"'`,
+					`, when: 'context.args has text && context.args.text == "a@b"'`, `, when: 'context.args has text && context.args.text != "x"'`,
+					`, when: 'context.args has key && context.args.key == "x" || principal.subject == "u2"'`,
+					`, when: '!(context.args has key) || context.args.key == "docs/x"'`) + "}\n"
 		}
 		e, err := policy.Load("f", []byte(text), policy.Deps{Tools: list(ts), PII: fakePII})
 		if err != nil {
@@ -75,7 +78,9 @@ func TestWhatIsRemembered(t *testing.T) {
 		{"facts of a tool without any", everyone("  - {id: d, subjects: [\"*\"], actions: [\"*\"], resources: [\"*\"], effect: deny, conditions: {tables: [t]}}\n"), "kb_search", 1},
 		{"facts", everyone("  - {id: d, subjects: [\"*\"], actions: [\"*\"], resources: [\"*\"], effect: deny, conditions: {tables: [t]}}\n"), "crm_query", 0},
 		{"personal data", everyone("  - {id: d, subjects: [\"*\"], actions: [\"*\"], resources: [\"*\"], effect: deny, conditions: {pii_kinds: [email]}}\n"), "kb_search", 0},
-		{"arguments", everyone(forbid("d", `context.args has text && context.args.text == "no"`)), "kb_search", 0},
+		{"arguments of a deny rule, plain", everyone(forbid("d", `context.args has text && context.args.text == "no"`)), "kb_search", 1},
+		{"arguments of a deny rule", everyone(forbid("d", `context.args has text && context.args.text like "*no*"`)), "kb_search", 0},
+		{"arguments of an allow rule", "rules:\n  - {id: a, subjects: [\"*\"], actions: [\"*\"], resources: [\"*\"], when: 'context.args has text && context.args.text == \"x\"'}\n", "kb_search", 0},
 		{"another tool's arguments", everyone("  - {id: d, subjects: [\"*\"], actions: [\"tool:kb:*\"], resources: [\"*\"], effect: deny, when: 'context.args has text && context.args.text == \"no\"'}\n"), "files_put", 1},
 		{"denied", everyone(forbid("d", `context.tool.name == "kb_search"`)), "kb_search", 0},
 	} {
@@ -147,6 +152,8 @@ func TestRememberedForOneIsNotGivenToAnother(t *testing.T) {
 		{name: "when: scopes", rules: allow("*", "*", `!principal.scopes.contains("x")`), tool: "kb_search", other: func(p *atlas.Principal) { p.Scopes = append(p.Scopes, "x") }},
 		{name: "when: tenant", rules: allow("*", "*", `context.tenant == "acme"`), tool: "kb_search", tenant: "globex"},
 		{name: "when: argument", rules: allow("*", "*", `context.args has text && context.args.text == "x"`), tool: "kb_search", args: [2]string{`{"text":"x"}`, `{"text":"y"}`}},
+		{name: "when: argument of a deny rule", rules: allow("*", "*", "") + forbid("d", `context.args has text && context.args.text == "no"`), tool: "kb_search", args: [2]string{`{"text":"x"}`, `{"text":"no"}`}},
+		{name: "when: argument of a deny rule without Cedar form", rules: allow("*", "*", "") + forbid("d", `context.args has text && context.args.text == "no"`), tool: "kb_search", args: [2]string{`{"text":"x"}`, `{"text":1e30}`}},
 		{name: "when: all arguments", rules: strings.Replace(allow("*", "*", `context.args == {"key":"k","content":"x"}`), `actions: ["*"]`, `actions: ["tool:files:write"]`, 1), tool: "files_put", args: [2]string{`{"key":"k","content":"x"}`, `{"key":"k","content":"y"}`}},
 		{name: "condition: facts", rules: allow("*", "*", "") + "  - {id: d, subjects: [\"*\"], actions: [\"*\"], resources: [\"*\"], effect: deny, conditions: {tables: [t]}}\n", tool: "crm_query", args: [2]string{`{"sql":"x"}`, `{"sql":"x","tables":"t"}`}},
 		{name: "condition: personal data", rules: allow("*", "*", "") + "  - {id: d, subjects: [\"*\"], actions: [\"*\"], resources: [\"*\"], effect: deny, conditions: {pii_kinds: [email]}}\n", tool: "kb_search", args: [2]string{`{"text":"x"}`, `{"text":"a@b"}`}},

@@ -23,6 +23,8 @@ type when struct {
 	node  ast.IsNode
 	parts []part // its top-level conjuncts
 	reads reads
+
+	shortcut shortcut // nil: Cedar must be asked
 }
 
 // A part is one conjunct of a when.
@@ -106,6 +108,7 @@ func parseWhen(t text, rule string, r *report) *when {
 	if failed {
 		return nil
 	}
+	w.shortcut = newShortcut(w.node)
 	return w
 }
 
