@@ -114,7 +114,7 @@ func (r *Request) member(e *envelope, key []byte) *Error {
 
 // take makes a request of the envelope.
 func (r *Request) take(e *envelope) *Error {
-	if string(e.version) != `"2.0"` {
+	if e.version == nil || e.version[0] != '"' || string(unquote(e.version)) != "2.0" {
 		return errVersion
 	}
 	if e.id != nil && !isID(e.id) {
