@@ -30,7 +30,10 @@ func (s *Server) endpoint() (http.Handler, error) {
 		Rest: func(w http.ResponseWriter, r *http.Request, session direct.Session) {
 			inner.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sessionContextKey{}, session)))
 		},
-		Listen:         s.listenInSession,
+		Listen: s.listenInSession,
+		Ended: func(c *edge.Caller, session direct.Session) {
+			s.sessions.end(s, sessionKey{direct.User(c), session.ID})
+		},
 		Implementation: s.self, Challenge: s.deps.Challenge, Sealer: s.deps.Sealer, Revocations: s.deps.Sessions,
 		Draining: s.draining, Log: s.deps.Log,
 	})

@@ -350,11 +350,12 @@ func (s *Server) subscribe(ctx context.Context, id *identity, req *sdk.Subscribe
 	}
 	l := id.listener
 	if l == nil {
-		var release func()
-		if l, release = s.sessions.open(s, id); l == nil {
+		held, release := s.sessions.open(s, id)
+		if held == nil {
 			return nil, rpcFailure(errTooManyStreams(), edge.NewRequestID())
 		}
 		defer release()
+		l = held.l
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -374,11 +375,12 @@ func (s *Server) unsubscribe(_ context.Context, id *identity, req *sdk.Unsubscri
 		if id.session.ID == "" {
 			return nil, errNoSubscriptions
 		}
-		var release func()
-		if l, release = s.sessions.open(s, id); l == nil {
+		held, release := s.sessions.open(s, id)
+		if held == nil {
 			return &emptyResult{}, nil // it has no subscriptions
 		}
 		defer release()
+		l = held.l
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

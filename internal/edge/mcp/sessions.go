@@ -31,17 +31,19 @@ type heldSession struct {
 	id   *identity // that took the place in the count
 	used time.Time
 	ends time.Time
-	open int // streams and requests that use it now
+	open int             // streams and requests that use it now
+	over context.Context // ends when the client ends the session
+	end  context.CancelFunc
 }
 
-// open returns the listener of id's session, and the function that gives it back; nil if there are too
+// open returns what is held of id's session, and the function that gives it back; nil if there are too
 // many. Of one caller's sessions the one that was used least recently makes room.
-func (h *sessions) open(s *Server, id *identity) (l *listener, release func()) {
+func (h *sessions) open(s *Server, id *identity) (held *heldSession, release func()) {
 	key := sessionKey{id.user, id.session.ID}
 	now := time.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	held := h.held[key]
+	held = h.held[key]
 	if held == nil {
 		if !h.kept.enter(id, &s.cfg) {
 			h.makeRoom(s, id.user, now)
@@ -50,6 +52,7 @@ func (h *sessions) open(s *Server, id *identity) (l *listener, release func()) {
 			}
 		}
 		held = &heldSession{l: newListener(id), id: id, ends: id.session.Expires}
+		held.over, held.end = context.WithCancel(context.Background())
 		h.held[key] = held
 		s.hub.add(held.l)
 	}
@@ -59,7 +62,7 @@ func (h *sessions) open(s *Server, id *identity) (l *listener, release func()) {
 	held.l.id = id // the token may be a new one, with other scopes
 	held.l.seen = time.Time{}
 	held.l.mu.Unlock()
-	return held.l, func() {
+	return held, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if held.open--; held.open == 0 && h.held[key] == held {
@@ -91,9 +94,19 @@ func (h *sessions) makeRoom(s *Server, user string, now time.Time) {
 	}
 }
 
+// end forgets a session that its client ended, and closes its streams.
+func (h *sessions) end(s *Server, key sessionKey) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if held := h.held[key]; held != nil {
+		h.drop(s, key, held)
+	}
+}
+
 // drop forgets a session. The caller holds mu.
 func (h *sessions) drop(s *Server, key sessionKey, held *heldSession) {
 	delete(h.held, key)
+	held.end()
 	s.hub.remove(held.l)
 	h.kept.leave(held.id)
 }
@@ -108,8 +121,8 @@ func (s *Server) listenInSession(w http.ResponseWriter, r *http.Request, session
 		return
 	}
 	defer s.streams.leave(id)
-	l, release := s.sessions.open(s, id)
-	if l == nil {
+	held, release := s.sessions.open(s, id)
+	if held == nil {
 		edge.WriteFailure(w, errTooManyStreams())
 		return
 	}
@@ -121,7 +134,8 @@ func (s *Server) listenInSession(w http.ResponseWriter, r *http.Request, session
 	ctx, cancel := context.WithDeadline(r.Context(), ends)
 	defer cancel()
 	defer context.AfterFunc(s.draining, cancel)()
-	l.wantLists()
+	defer context.AfterFunc(held.over, cancel)()
+	held.l.wantLists()
 
 	keepAlive(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -131,7 +145,7 @@ func (s *Server) listenInSession(w http.ResponseWriter, r *http.Request, session
 		if flusher.Flush() != nil { // the client must know that it is listening
 			return
 		}
-		s.serve(ctx, l, func(_ context.Context, method string, n notification) error {
+		s.serve(ctx, held.l, func(_ context.Context, method string, n notification) error {
 			params := []byte("{}")
 			if n.URI != "" {
 				var err error

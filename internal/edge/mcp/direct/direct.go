@@ -64,6 +64,8 @@ type Deps struct {
 	// Listen serves the stream on which a session of the older era is told what it did not ask for. It
 	// may be nil: then there is none.
 	Listen func(w http.ResponseWriter, r *http.Request, session Session)
+	// Ended hears of sessions that their client ended. It may be nil.
+	Ended func(caller *edge.Caller, session Session)
 
 	Implementation []byte // names the server in results, as JSON
 	Challenge      edge.Challenge

@@ -146,6 +146,9 @@ func (s *Server) endSession(w http.ResponseWriter, r *http.Request, caller *edge
 		s.refuseSession(w, nil, err)
 		return
 	}
+	if s.deps.Ended != nil {
+		s.deps.Ended(caller, got.public())
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
