@@ -261,6 +261,8 @@ func badTokens(t testing.TB) []badToken {
 		{"tenant is a list", good(t, "tenant", []string{"acme"}), atlas.CodeNoTenant},
 		{"tenant that cannot be", good(t, "tenant", "../acme"), atlas.CodeNoTenant},
 		{"tenant in capitals", good(t, "tenant", "Acme"), atlas.CodeNoTenant},
+		{"expired, and without a tenant", good(t, "exp", now.Add(-time.Hour).Unix(), "tenant", nil), atlas.CodeTokenExpired},
+		{"without a tenant, for others", good(t, "aud", "x", "tenant", nil), atlas.CodeInvalidToken},
 		{"issuer twice", raw(header, `{"iss":"https://c.example",`+payload[1:]), atlas.CodeInvalidToken},
 		{"tenant twice", raw(header, strings.TrimSuffix(payload, "}")+`,"tenant":"globex"}`), atlas.CodeInvalidToken},
 		{"tenant twice, once escaped", raw(header, strings.TrimSuffix(payload, "}")+`,"t\u0065nant":"globex"}`), atlas.CodeInvalidToken},

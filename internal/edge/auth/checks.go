@@ -4,14 +4,11 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/atlas-mcp/atlas"
 )
@@ -170,107 +167,6 @@ func (in *inspection) run(ctx context.Context) *fault {
 	return expired
 }
 
-func (in *inspection) form(context.Context) *fault {
-	if f := tooOdd(in.token); f != nil {
-		return f
-	}
-	t, err := parseJWS(in.token)
-	if err != nil {
-		return &fault{reason: "the token cannot be read", cause: err, remedy: "send the access token as it was issued; " +
-			"an encrypted token is what some issuers give when no audience or resource was asked for"}
-	}
-	in.jws, in.claims, in.known = t, t.claims, withClaims
-	in.note("a signed JWT of %d bytes", len(in.token))
-	return nil
-}
-
-// tooOdd refuses what no token of RFC 6750 section 2.1 can be.
-func tooOdd(token string) *fault {
-	if len(token) > maxToken {
-		return faultf("ask the issuer for a smaller token, with fewer groups or claims", "it has %d bytes; at most %d are read", len(token), maxToken)
-	}
-	for i := range len(token) {
-		c := token[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~+/=", c) >= 0) {
-			return faultf("send the token alone, without quotes, spaces or line breaks", "it has the character %q at position %d", c, i+1)
-		}
-	}
-	return nil
-}
-
-func (in *inspection) issuer(context.Context) *fault {
-	iss, ok := in.claims["iss"].(string)
-	if in.from = in.v.issuers[iss]; in.from == nil || !ok {
-		return faultf("take a token of one of those, or add the issuer under auth.issuers with exactly this text",
-			"iss is %s; this server accepts %s", show(in.claims["iss"]), strings.Join(in.v.names, ", "))
-	}
-	in.known = withIssuer
-	in.p.Issuer = iss
-	in.note("%s", iss)
-	return nil
-}
-
-func (in *inspection) algorithm(context.Context) *fault {
-	if !slices.Contains(in.v.cfg.Algorithms, in.jws.alg) || jwt.GetSigningMethod(in.jws.alg) == nil {
-		return faultf("let the issuer sign access tokens with one of those", "alg is %s; this server accepts %s",
-			show(in.jws.header["alg"]), strings.Join(in.v.cfg.Algorithms, ", "))
-	}
-	in.note("%s", in.jws.alg)
-	return nil
-}
-
-func (in *inspection) typ(context.Context) *fault {
-	if _, text := in.jws.header["typ"].(string); !text && in.jws.header["typ"] != nil ||
-		!slices.ContainsFunc(in.from.Types, func(s string) bool { return strings.EqualFold(s, in.jws.typ) }) {
-		return faultf("send the access token, not the ID token; if the issuer marks access tokens otherwise, list that under types of the issuer",
-			"typ is %s; of this issuer %q are accepted", show(in.jws.header["typ"]), in.from.Types)
-	}
-	in.note("%s", show(in.jws.header["typ"]))
-	return nil
-}
-
-func (in *inspection) critical(context.Context) *fault {
-	if crit, ok := in.jws.header["crit"]; ok { // RFC 7515 section 4.1.11
-		return faultf("take a token without crit", "crit names extensions that this server does not know: %s", show(crit))
-	}
-	in.note("none")
-	return nil
-}
-
-// findKey looks the key up in the issuer's own set. The header's jwk, jku, x5c and x5u are not looked at: the
-// signer of a token does not choose who vouches for it.
-func (in *inspection) findKey(ctx context.Context) *fault {
-	if in.from.keys == nil {
-		return faultf("set jwks_url or discover for the issuer", "only opaque tokens of this issuer are accepted: its keys are not configured")
-	}
-	if in.jws.kid == "" || len(in.jws.kid) > 256 { // without one, any key of the set would do
-		return faultf("let the issuer name its keys", "kid is %s", show(in.jws.header["kid"]))
-	}
-	key, err := in.from.keys.KeyfuncCtx(ctx)(&jwt.Token{Header: in.jws.header})
-	if err != nil {
-		f := &fault{
-			reason: "there is no key " + show(in.jws.kid) + " for " + in.jws.alg + " in the issuer's set", cause: err,
-			remedy: "take a new token; if its key is new, wait ten seconds; if this goes on, compare jwks_url with the issuer's metadata",
-		}
-		if errors.Is(err, errNoKeys) { // the token may be good; 401 would make the client throw it away
-			f.code, f.reason, f.remedy = atlas.CodeStateUnavailable, "the issuer's keys cannot be read", "see to it that this server reaches the issuer's key set"
-		}
-		return f
-	}
-	in.key, in.known = key, withKey
-	in.note("%s", show(in.jws.kid))
-	return nil
-}
-
-func (in *inspection) signature(context.Context) *fault {
-	if err := in.jws.verify(in.key); err != nil {
-		return &fault{reason: "the signature is not good", cause: err, remedy: "the token was changed, cut, or signed by another: take a new one"}
-	}
-	in.known = withProof
-	in.note("good")
-	return nil
-}
-
 func (in *inspection) audience(context.Context) *fault {
 	var aud []string
 	ok := true
@@ -407,116 +303,6 @@ func (in *inspection) delegation(context.Context) *fault {
 	}
 	in.p.Delegator = chain[0]
 	in.note("%s", strings.Join(chain, " for "))
-	return nil
-}
-
-// binding reads which key the token is bound to. A binding that this server does not check would be no
-// binding, so such tokens are refused.
-func (in *inspection) binding(context.Context) *fault {
-	cnf, bound := in.claims["cnf"]
-	m, _ := cnf.(map[string]any)
-	jkt, _ := m["jkt"].(string)
-	typ, _ := in.claims["token_type"].(string) // of an introspection answer
-	switch {
-	case !bound && (in.from.dpop == dpopRequired || in.jws == nil && strings.EqualFold(typ, "DPoP")):
-		return faultf("let the client send a DPoP proof to the issuer's token endpoint", "the token is bound to no key; of this issuer only DPoP-bound tokens are accepted")
-	case !bound:
-		in.note("none: a bearer token")
-		return nil
-	case len(m) != 1 || len(jkt) != 43:
-		return faultf("take a token that is bound by DPoP, or not bound", "cnf is %s; this server knows cnf.jkt", show(cnf))
-	case in.from.dpop == dpopOff:
-		return faultf("switch dpop on for the issuer, or take a token that is not bound", "the token is bound to a key, and DPoP is off here")
-	}
-	in.jkt = jkt
-	in.note("bound by DPoP to the key %s", jkt)
-	return nil
-}
-
-func (in *inspection) tenant(context.Context) *fault {
-	if in.from.Tenant != "" {
-		in.p.Tenant = atlas.TenantID(in.from.Tenant)
-		in.note("%s, fixed for the issuer", in.from.Tenant)
-		return nil
-	}
-	in.look(in.from.tenantAt)
-	const remedy = "let the issuer put the tenant into this claim, or name another under claims.tenant"
-	value := one(in.from.tenantAt.in(in.claims), in.from.ownTenant)
-	if value == "" {
-		return &fault{code: atlas.CodeNoTenant, remedy: remedy, reason: fmt.Sprintf("%s is %s", in.from.tenantAt, show(in.from.tenantAt.in(in.claims)))}
-	}
-	named := value
-	if len(in.from.TenantMap) > 0 {
-		t, ok := in.from.TenantMap[value]
-		if !ok {
-			return &fault{
-				code: atlas.CodeNoTenant, remedy: "add the value to tenant_map of the issuer",
-				reason: fmt.Sprintf("%s is %s, which tenant_map does not hold", in.from.tenantAt, show(value)),
-			}
-		}
-		named = t
-	}
-	id, err := atlas.ParseTenantID(named)
-	if err != nil {
-		return &fault{
-			code: atlas.CodeNoTenant, cause: err, remedy: "map the value to a tenant id with tenant_map of the issuer",
-			reason: fmt.Sprintf("%s is %s, which is no tenant id", in.from.tenantAt, show(named)),
-		}
-	}
-	if len(in.from.Tenants) > 0 && !slices.Contains(in.from.Tenants, named) {
-		return faultf("take a token of the tenant's own issuer, or add the tenant to tenants of this one",
-			"the issuer may not speak for tenant %s, only for %s", id, strings.Join(in.from.Tenants, ", "))
-	}
-	in.p.Tenant = id
-	in.note("%s, from %s", id, in.from.tenantAt)
-	return nil
-}
-
-func (in *inspection) roles(context.Context) *fault {
-	var roles []string
-	add := func(r string) {
-		if r != "" && !slices.Contains(roles, r) {
-			roles = append(roles, r)
-		}
-	}
-	in.look(in.from.roleAt...)
-	for _, at := range in.from.roleAt {
-		for _, r := range words(at.in(in.claims)) {
-			if in.from.RoleMap == nil {
-				add(strings.TrimPrefix(r, "role:"))
-			}
-			for _, mapped := range in.from.RoleMap[r] {
-				add(strings.TrimPrefix(mapped, "role:"))
-			}
-		}
-	}
-	in.p.Roles = roles
-	if names, ok := in.claims["_claim_names"]; ok && in.notes && len(roles) == 0 {
-		in.note("none: the issuer left claims out as too many (_claim_names %s); let it send app roles or fewer groups", show(names))
-		return nil
-	}
-	in.note("%q", roles)
-	return nil
-}
-
-func (in *inspection) scopes(context.Context) *fault {
-	in.look(in.from.scope)
-	scopes := words(in.from.scope.in(in.claims))
-	if in.from.ScopesFromRoles {
-		for _, r := range in.p.Roles {
-			for _, s := range in.v.roleScopes(r) {
-				if !slices.Contains(scopes, s) {
-					scopes = append(scopes, s)
-				}
-			}
-		}
-	}
-	if in.from.confined() {
-		// Who speaks for some tenants must not hand out the key to the others.
-		scopes = slices.DeleteFunc(scopes, func(s string) bool { return strings.HasPrefix(s, "tenant:") })
-	}
-	in.p.Scopes = scopes
-	in.note("%q", scopes)
 	return nil
 }
 

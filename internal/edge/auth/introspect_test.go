@@ -3,6 +3,12 @@ package auth_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -389,6 +395,46 @@ func TestPrivateKeyAuthentication(t *testing.T) {
 	}, jwt.WithValidMethods([]string{"ES256"}), jwt.WithAudience(issA), jwt.WithIssuer("atlas mcp"), jwt.WithSubject("atlas mcp"), jwt.WithExpirationRequired())
 	if err != nil || tok.Claims.(jwt.MapClaims)["jti"] == "" {
 		t.Error(err)
+	}
+}
+
+func TestPrivateKeysThatCanBeUsed(t *testing.T) {
+	weak, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dh, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		key  any
+		want bool
+	}{"P-256": {newEC(), true}, "RSA": {weak, true}, "Ed25519": {ed, true}, "X25519": {dh, false}, "P-224": {p224, false}} {
+		der, err := x509.MarshalPKCS8PrivateKey(tt.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		is := asking(func(is *auth.Issuer) { is.Introspection.ClientSecret, is.Introspection.PrivateKey = "", text })
+		is.Audience = []string{aud}
+		if err := (auth.Config{Issuers: []auth.Issuer{is}}).Validate(); (err == nil) != tt.want {
+			t.Errorf("%s: %v", name, err)
+		} else if err != nil && strings.Contains(err.Error(), text[30:60]) {
+			t.Errorf("%s: the key is told", name)
+		}
+		is.Introspection.PrivateKey += text
+		if err := (auth.Config{Issuers: []auth.Issuer{is}}).Validate(); err == nil {
+			t.Errorf("%s: two keys were accepted", name)
+		}
 	}
 }
 
