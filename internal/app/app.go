@@ -18,7 +18,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/MicahParks/jwkset"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/atlas-mcp/atlas"
@@ -68,7 +67,8 @@ type App struct {
 	flood     *flood
 
 	approvals *approval.Service
-	issuer    *issuer.Issuer // nil in production
+	issuer    *issuer.Issuer // nil if the embedded authorization server is off
+	oauth     *issuer.Server // as issuer
 	verifier  *auth.Verifier
 	server    *mcp.Server
 
@@ -171,34 +171,12 @@ func (a *App) openCache(context.Context) (err error) {
 	return err
 }
 
-// openIdentity sets up the development issuer and the verifier.
-func (a *App) openIdentity(context.Context) (err error) {
-	cfg := a.cfg.Auth
-	keys := map[string]jwkset.Storage{}
-	var dev map[string]*atlas.Principal
-	if a.cfg.Mode == Development {
-		url := strings.TrimSuffix(a.cfg.HTTP.PublicURL, "/")
-		if a.issuer, err = issuer.New(issuer.Config{
-			Issuer: url, Audience: mcp.ResourceURL(url), KeyFile: filepath.Join(a.cfg.DataDir, "keys", "issuer.pem"),
-		}); err != nil {
-			return err
-		}
-		cfg.Issuers = append(slices.Clip(cfg.Issuers), auth.Issuer{Issuer: a.issuer.URL(), Audience: []string{a.issuer.Audience()}})
-		keys[a.issuer.URL()] = a.issuer.Keys()
-		if p, ok := a.Persona(PersonaCopilot); ok {
-			dev = map[string]*atlas.Principal{devToken: p}
-		}
-	}
-	a.verifier, err = auth.New(cfg, auth.Deps{Keys: keys, DevTokens: dev, Challenge: a.challenge(), Log: a.log})
-	return err
-}
-
-func (a *App) challenge() edge.Challenge {
-	return edge.Challenge{MetadataURL: mcp.MetadataURL(a.cfg.HTTP.PublicURL), Refused: a.refused}
-}
-
 func (a *App) openEdge() error {
 	tenants, err := tenant.New(a.cfg.Tenant, a.challenge())
+	if err != nil {
+		return err
+	}
+	sessions, err := seal.New("atlas session v1", seal.Key{ID: "1", Secret: a.sealKey})
 	if err != nil {
 		return err
 	}
@@ -209,16 +187,9 @@ func (a *App) openEdge() error {
 	deps := mcp.Deps{
 		Handler: a.Handle, Tools: a.Tools, Version: a.opts.Version,
 		Authenticate: a.verifier.Middleware, Tenant: tenants.Middleware,
-		Metrics: a.metrics.Handler(), Admin: api,
+		AuthServers: a.authServers(), Routes: a.routes(), Metrics: a.metrics.Handler(), Admin: api,
+		Challenge: a.challenge(), Sealer: sessions,
 		Checks: a.checks(), Log: a.log,
-	}
-	for _, is := range a.cfg.Auth.Issuers {
-		deps.AuthServers = append(deps.AuthServers, is.Issuer)
-	}
-	if a.issuer != nil {
-		deps.AuthServers = append(deps.AuthServers, a.issuer.URL())
-		deps.JWKS = http.HandlerFunc(a.issuer.ServeJWKS)
-		deps.IssuerMetadata = http.HandlerFunc(a.issuer.ServeMetadata)
 	}
 	a.server, err = mcp.New(a.cfg.HTTP.Config, deps)
 	return err
@@ -294,7 +265,17 @@ func (a *App) List(ctx context.Context, p *atlas.Principal) (atlas.Result, error
 	return a.Handle(ctx, call)
 }
 
-// Tools returns all tools of the current generation, whoever may use them.
+// visible finds the tool that a call names, if its caller may see it.
+func (a *App) visible(call atlas.Call) (*atlas.Tool, bool) {
+	g := a.current.use()
+	if g == nil {
+		return nil, false
+	}
+	defer g.lease.leave()
+	return g.visible(call, call.Name)
+}
+
+// Tools returns all tools of the current generation, of every kind and whoever may use them.
 func (a *App) Tools() []*atlas.Tool {
 	g := a.current.use()
 	if g == nil {
@@ -302,6 +283,17 @@ func (a *App) Tools() []*atlas.Tool {
 	}
 	defer g.lease.leave()
 	return g.tools
+}
+
+// Count returns how many of Tools are of the kind.
+func (a *App) Count(k atlas.Kind) int {
+	n := 0
+	for _, t := range a.Tools() {
+		if t.Kind == k {
+			n++
+		}
+	}
+	return n
 }
 
 // Tool returns one of Tools, or nil.

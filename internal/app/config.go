@@ -17,7 +17,9 @@ import (
 	"github.com/atlas-mcp/atlas/internal/config"
 	"github.com/atlas-mcp/atlas/internal/copilot"
 	"github.com/atlas-mcp/atlas/internal/edge/auth"
+	"github.com/atlas-mcp/atlas/internal/edge/issuer"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 	"github.com/atlas-mcp/atlas/internal/edge/tenant"
 	"github.com/atlas-mcp/atlas/internal/source/egress"
 	"github.com/atlas-mcp/atlas/internal/stage/approval"
@@ -52,6 +54,7 @@ type Config struct {
 	HTTP   HTTP          `yaml:"http"`
 	Auth   auth.Config   `yaml:"auth"`
 	Tenant tenant.Config `yaml:"tenant"`
+	Issuer IssuerConfig  `yaml:"issuer"`
 
 	Roles   map[string][]string   `yaml:"roles"` // scopes by role
 	Sources map[string]SourceSpec `yaml:"sources"`
@@ -73,6 +76,7 @@ type Config struct {
 	Budget      budget.Config      `yaml:"budget"`
 	Breaker     breaker.Config     `yaml:"breaker"`
 	Retry       retry.Config       `yaml:"retry"`
+	Tasks       tasks.Config       `yaml:"tasks"`
 
 	Copilot copilot.Config `yaml:"copilot"`
 }
@@ -87,6 +91,16 @@ type Log struct {
 type HTTP struct {
 	Listen     string `yaml:"listen"` // default 127.0.0.1:8080
 	mcp.Config `yaml:",inline"`
+}
+
+// IssuerConfig sets up the embedded authorization server.
+type IssuerConfig struct {
+	Enabled *bool `yaml:"enabled"` // default: in development mode only
+
+	RotateAfter  time.Duration `yaml:"rotate_after"`  // age at which a key stops signing; default 2160h
+	PublishAhead time.Duration `yaml:"publish_ahead"` // how long a key is published before it signs; default 1h
+
+	issuer.ServerConfig `yaml:",inline"`
 }
 
 // A SourceSpec is a source as the file names it.
@@ -224,8 +238,8 @@ func (c Config) validate() error {
 	if c.Mode == Production && c.DemoData {
 		errs = append(errs, errors.New("demo_data: not in production mode"))
 	}
-	if c.Mode == Production && len(c.Auth.Issuers) == 0 {
-		errs = append(errs, errors.New("auth.issuers: production mode needs an issuer"))
+	if c.Mode == Production && len(c.Auth.Issuers) == 0 && !c.embeddedIssuer() {
+		errs = append(errs, errors.New("auth.issuers: production mode needs an issuer, or issuer.enabled"))
 	}
 	if c.Flood.Rate < 1 || c.Flood.Burst < 1 || c.Flood.Per < time.Millisecond || c.Flood.Per/time.Duration(c.Flood.Rate) < 1 {
 		errs = append(errs, errors.New("flood: rate and burst must be at least 1, per at least 1ms, and a nanosecond must be left for each call"))
@@ -239,6 +253,7 @@ func (c Config) validate() error {
 	}
 	section("http", c.HTTP.Validate())
 	section("auth", c.Auth.Validate())
+	section("issuer", c.Issuer.Validate())
 	section("tenant", c.Tenant.Validate())
 	section("egress", c.Egress.Validate())
 	section("telemetry", c.Telemetry.Validate())
@@ -253,6 +268,8 @@ func (c Config) validate() error {
 	section("budget", c.Budget.Validate())
 	section("breaker", c.Breaker.Validate())
 	section("retry", c.Retry.Validate())
+	section("rounds", c.Rounds.Validate())
+	section("tasks", c.Tasks.Validate())
 	section("copilot", c.Copilot.Validate())
 	return errors.Join(errs...)
 }

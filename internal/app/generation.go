@@ -214,7 +214,9 @@ func (a *App) buildStages(g *generation) (err error) {
 	if g.policy, err = policy.Load(a.files.Name(cfg.Policy.File), rules, policy.Deps{Tools: g.tools, PII: g.guard.PII, Log: log}); err != nil {
 		return err
 	}
-	if g.registry, err = registry.New(g.tools, g.policy, cfg.Registry); err != nil {
+	seen := cfg.Registry
+	seen.Obtainable = a.obtainable
+	if g.registry, err = registry.New(g.tools, g.policy, seen); err != nil {
 		return err
 	}
 	names := make([]string, len(g.tools))

@@ -77,6 +77,14 @@ func (nopWriteCloser) Close() error { return nil }
 func (a *App) background(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return unlessDone(ctx, a.verifier.Run(ctx)) })
 	group.Go(func() error { return unlessDone(ctx, a.state.Run(ctx)) })
+	if a.oauth != nil {
+		group.Go(func() error { return unlessDone(ctx, a.oauth.Run(ctx)) })
+		group.Go(func() error {
+			return unlessDone(ctx, a.issuer.Run(ctx, func(err error) {
+				a.log.WarnContext(ctx, "the issuer's keys could not be rotated; the old one keeps signing", "error", err)
+			}))
+		})
+	}
 	g := a.current.use()
 	if g == nil {
 		return // closed
@@ -143,7 +151,7 @@ func (a *App) Reload(ctx context.Context) error {
 func needRestart(old, next Config) []string {
 	sections := map[string][2]any{
 		"mode": {old.Mode, next.Mode}, "data_dir": {old.DataDir, next.DataDir}, "log": {old.Log, next.Log},
-		"http": {old.HTTP, next.HTTP}, "auth": {old.Auth, next.Auth}, "tenant": {old.Tenant, next.Tenant},
+		"http": {old.HTTP, next.HTTP}, "auth": {old.Auth, next.Auth}, "issuer": {old.Issuer, next.Issuer}, "tasks": {old.Tasks, next.Tasks}, "tenant": {old.Tenant, next.Tenant},
 		"telemetry": {old.Telemetry, next.Telemetry}, "audit": {old.Audit, next.Audit}, "roles": {old.Roles, next.Roles},
 	}
 	maps.DeleteFunc(sections, func(_ string, v [2]any) bool { return reflect.DeepEqual(v[0], v[1]) })

@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 	"internal/stage/audit":      {"internal/canonical"},
 
 	// So is what only Atlas can open.
-	"internal/stage/rounds": {"internal/seal"},
+	"internal/stage/rounds": {"internal/seal", "internal/canonical"},
 
 	// The command line opens the app and, as any other client would, the copilot.
 	"internal/cli": {
@@ -50,7 +50,7 @@ var mayImport = map[string][]string{
 	},
 	// Programs of ours that drive a whole Atlas, as its users do.
 	"conformance": {"internal/app", "internal/config", "interop/npm"},
-	"interop":     {"internal/app", "internal/config"},
+	"interop":     {"internal/app", "internal/config", "interop/npm"},
 
 	"cmd/internal/process": {"internal/cli"},
 	"cmd/atlas":            {"cmd/internal/process"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/app"
 )
 
@@ -23,9 +24,13 @@ func (configCheckCmd) Run(ctx context.Context, p *Program, g *globals) error {
 	}
 	defer a.Close() //nolint:errcheck // reported by the app's log
 	if g.JSON {
-		return p.printJSON(map[string]any{"config": a.ConfigName(), "tools": len(a.Tools()), "sources": len(a.Config().Sources)})
+		return p.printJSON(map[string]any{
+			"config": a.ConfigName(), "tools": a.Count(atlas.KindTool), "prompts": a.Count(atlas.KindPrompt),
+			"resources": a.Count(atlas.KindResource), "sources": len(a.Config().Sources),
+		})
 	}
-	p.printf("%s: %d tools from %d sources, ok\n", a.ConfigName(), len(a.Tools()), len(a.Config().Sources))
+	p.printf("%s: %d tools, %d prompts and %d resources from %d sources, ok\n", a.ConfigName(),
+		a.Count(atlas.KindTool), a.Count(atlas.KindPrompt), a.Count(atlas.KindResource), len(a.Config().Sources))
 	return nil
 }
 

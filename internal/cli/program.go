@@ -59,7 +59,8 @@ type commands struct {
 	Policy     policyCmd     `cmd:"" help:"Check the policy and explain its decisions."`
 	Approvals  approvalsCmd  `cmd:"" help:"See and decide what waits for a person."`
 	Audit      auditCmd      `cmd:"" help:"Verify and search the audit log."`
-	Token      tokenCmd      `cmd:"" help:"Sign a token with the development issuer."`
+	Token      tokenCmd      `cmd:"" help:"Sign a token with the development issuer, or say why one is refused."`
+	Doctor     doctorCmd     `cmd:"" help:"Look at everything that Atlas depends on, and say what mends what is wrong."`
 	Configure  configCmd     `cmd:"" name:"config" help:"Check the configuration and list the settings."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for bash, zsh or fish."`
 	Version    versionCmd    `cmd:"" name:"version" help:"Print the version."`
