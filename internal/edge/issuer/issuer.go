@@ -35,7 +35,7 @@ type Config struct {
 	Audience     string        `yaml:"audience"`      // aud of a token that names none; default the issuer and "/mcp"
 	KeyFile      string        `yaml:"key_file"`      // PKCS #8 PEM, mode 0600; made at first use. Later keys lie beside it. Required
 	RotateAfter  time.Duration `yaml:"rotate_after"`  // age at which a key stops signing; default 2160h, at least 1h
-	PublishAhead time.Duration `yaml:"publish_ahead"` // how long a key is published before it signs; default 1h, at least 1m
+	PublishAhead time.Duration `yaml:"publish_ahead"` // how long a key is published before it signs; default 1h, at least 5m
 }
 
 // Validate reports all mistakes.
@@ -53,8 +53,8 @@ func (c Config) Validate() error {
 	if c.RotateAfter != 0 && c.RotateAfter < time.Hour {
 		errs = append(errs, errors.New("rotate_after: must be 1h or more"))
 	}
-	if c.PublishAhead != 0 && c.PublishAhead < time.Minute {
-		errs = append(errs, errors.New("publish_ahead: must be 1m or more"))
+	if c.PublishAhead != 0 && c.PublishAhead < 5*time.Minute {
+		errs = append(errs, errors.New("publish_ahead: must be 5m or more"))
 	}
 	if d := c.withDefaults(); d.PublishAhead >= d.RotateAfter && len(errs) == 0 {
 		errs = append(errs, errors.New("publish_ahead: must be less than rotate_after"))

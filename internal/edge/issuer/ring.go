@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	ringInterval = 30 * time.Second       // between two looks at the key files
+	ringInterval = time.Minute            // between two looks at the key files
 	keepRetired  = maxTTL + 5*time.Minute // after its last signature, until no token of a key is good
 	maxKeys      = 16                     // key files that are read
 )
