@@ -61,36 +61,52 @@ func (p *pipe) note(b []byte) {
 		if !whole {
 			return
 		}
-		if id, method := idOf(p.partial); id != "" && method != "" {
-			p.open[id] = struct{}{}
+		for _, m := range headsOf(p.partial) {
+			if m.call() {
+				p.open[string(m.ID)] = struct{}{}
+			}
 		}
 		p.partial, b = p.partial[:0], rest
 	}
 }
 
-// idOf returns id and method of a JSON-RPC message, as far as it has them.
-func idOf(line []byte) (id, method string) {
-	var m struct {
-		ID     json.RawMessage `json:"id"`
-		Method string          `json:"method"`
+// A head is what tells a JSON-RPC message from another.
+type head struct {
+	ID     json.RawMessage `json:"id"`
+	Method string          `json:"method"`
+}
+
+func (h head) call() bool   { return h.hasID() && h.Method != "" }
+func (h head) answer() bool { return h.hasID() && h.Method == "" }
+func (h head) hasID() bool  { return len(h.ID) > 0 && string(h.ID) != "null" }
+
+// headsOf returns the heads of the messages in a line: of one, or of a batch, which 2025-03-26 has.
+func headsOf(line []byte) []head {
+	if line = bytes.TrimSpace(line); bytes.HasPrefix(line, []byte("[")) {
+		var batch []head
+		_ = json.Unmarshal(line, &batch) // the SDK refuses what is none
+		return batch
 	}
-	if json.Unmarshal(line, &m) != nil || string(m.ID) == "null" {
-		return "", ""
+	var m head
+	if json.Unmarshal(line, &m) != nil {
+		return nil
 	}
-	return string(m.ID), m.Method
+	return []head{m}
 }
 
 // Write writes one message, as the SDK does, and crosses off the request that it answers.
 func (p pipeWriter) Write(b []byte) (int, error) {
 	n, err := p.out.Write(b)
-	if id, method := idOf(b); id != "" && method == "" {
-		p.mu.Lock()
-		delete(p.open, id)
-		if len(p.open) == 0 && p.idle != nil {
-			close(p.idle)
-			p.idle = nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range headsOf(b) {
+		if m.answer() {
+			delete(p.open, string(m.ID))
 		}
-		p.mu.Unlock()
+	}
+	if len(p.open) == 0 && p.idle != nil {
+		close(p.idle)
+		p.idle = nil
 	}
 	return n, err
 }

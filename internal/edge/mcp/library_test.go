@@ -142,7 +142,7 @@ func (l *library) tools() []*atlas.Tool {
 }
 
 // withLibrary returns a house that has prompts and resources.
-func withLibrary(t *testing.T, cfg mcp.Config) (*house, *library) {
+func withLibrary(t testing.TB, cfg mcp.Config) (*house, *library) {
 	t.Helper()
 	h, l := newHouse(t, options{cfg: cfg}), newLibrary()
 	h.setTools(l.tools()...)

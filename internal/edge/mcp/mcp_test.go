@@ -229,7 +229,7 @@ func message(era, method, params, meta string) string {
 }
 
 // post sends body as a client of the era would, with set changing the request.
-func (h *house) post(t *testing.T, era, token, body string, set func(*http.Request)) (int, http.Header, string) {
+func (h *house) post(t testing.TB, era, token, body string, set func(*http.Request)) (int, http.Header, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL+"/mcp", strings.NewReader(body))
 	if err != nil {
@@ -267,7 +267,7 @@ func headerText(name string) string {
 	return name
 }
 
-func (h *house) do(t *testing.T, req *http.Request) (int, http.Header, string) {
+func (h *house) do(t testing.TB, req *http.Request) (int, http.Header, string) {
 	t.Helper()
 	resp, err := h.Client().Do(req)
 	if err != nil {

@@ -463,3 +463,15 @@ func TestStdioPeerIsSilentAfterTheAnswer(t *testing.T) {
 		t.Errorf("told %v", rest)
 	}
 }
+
+// A batch, which clients of 2025-03-26 may send, is answered before the end, too.
+func TestStdioAnswersABatchBeforeTheEnd(t *testing.T) {
+	h, _ := withLibrary(t, mcp.Config{})
+	c := h.console(t, operator)
+	c.initialize("2025-03-26", `{}`)
+	c.send(`[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo"}}]`)
+	rest := strings.Join(c.hangUp(), "\n")
+	if !strings.Contains(rest, `"id":1`) || !strings.Contains(rest, `"id":2`) || !strings.Contains(rest, `\"subject\":\"ops\"`) {
+		t.Errorf("answered %s", rest)
+	}
+}
