@@ -32,6 +32,8 @@ func (s *Server) listen(w http.ResponseWriter, r *http.Request, caller *edge.Cal
 		s.refuseSession(w, nil, err)
 		return true
 	}
+	// A read deadline that passed would look like a client that has gone.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // not all writers can
 	s.deps.Listen(w, r, got.public())
 	return true
 }

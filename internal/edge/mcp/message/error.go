@@ -59,6 +59,7 @@ var (
 	errBatch     = &Error{Code: CodeInvalidRequest, Message: "Batches are not supported; send one message per request", Status: http.StatusBadRequest}
 	errRequest   = &Error{Code: CodeInvalidRequest, Message: "Invalid request", Status: http.StatusBadRequest}
 	errVersion   = &Error{Code: CodeInvalidRequest, Message: `"jsonrpc" must be "2.0"`, Status: http.StatusBadRequest}
+	errParams    = &Error{Code: CodeInvalidParams, Message: `"params" is required`, Status: http.StatusBadRequest}
 	errID        = &Error{Code: CodeInvalidRequest, Message: `"id" must be a string or an integer`, Status: http.StatusBadRequest}
 )
 

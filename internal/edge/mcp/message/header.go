@@ -146,6 +146,9 @@ func (r *Request) CheckHeader(h http.Header) *Error {
 // that of [Revision]: required fields and _meta that are missing or say other things than the body
 // (SEP-2243, SEP-2575), a revision that Atlas does not speak, and r.Fault.
 func (r *Request) Check(h http.Header, revision string) *Error {
+	if r.Method == MethodCall && r.Params == nil && r.Fault == nil {
+		return errParams
+	}
 	body := r.Meta.Version
 	if revision >= FirstModern || len(body) > 0 {
 		switch {

@@ -17,7 +17,7 @@ type Request struct {
 	Result   []byte // of a response
 	Failed   []byte // of a response: its error
 
-	Params []byte // as written; nil if there are none
+	Params []byte // an object, as written; nil if there are none
 	// What stands in Params, as far as it has the right type; Fault names the first that has not.
 	Name      []byte
 	HasName   bool
@@ -27,9 +27,10 @@ type Request struct {
 	Meta      Meta
 	Fault     *Error
 
-	inputs   map[string]json.RawMessage
-	state    []byte
-	hasReply bool
+	ofCall, ofList *Error // faults that are one only for that method
+
+	inputs map[string]json.RawMessage
+	state  []byte
 
 	scan scanner
 }
@@ -132,15 +133,20 @@ func (r *Request) take(e *envelope) *Error {
 		return errRequest
 	}
 	r.Method = intern(unquote(e.method))
-	if r.Params = e.params; r.Params == nil {
+	switch r.Params = e.params; {
+	case r.Params == nil:
 		return nil
-	}
-	if r.Params[0] != '{' {
-		if string(r.Params) == "null" {
-			r.Params = nil
-			return nil
+	case r.Params[0] != '{':
+		if string(r.Params) != "null" { // positions have no meaning in MCP
+			r.Fault = invalidParams(`"params" must be an object`)
 		}
-		return errRequest // positions have no meaning in MCP
+		r.Params = nil
+		return nil
+	case r.Fault != nil:
+	case r.Method == MethodCall:
+		r.Fault = r.ofCall
+	case r.Method == MethodList:
+		r.Fault = r.ofList
 	}
 	if r.Arguments != nil && r.Method != MethodCall { // no stage checks these
 		s := scanner{b: r.Arguments, keys: r.scan.keys[:0]}
@@ -189,7 +195,7 @@ func (r *Request) param(key []byte) *Error {
 	case "name":
 		raw, err := s.raw(true)
 		if err == nil && string(raw) != "null" {
-			r.Name, r.HasName = r.text(raw, `params "name" must be a string`)
+			r.Name, r.HasName = text(raw, &r.ofCall, `params "name" must be a string`)
 		}
 		return err
 	case "uri":
@@ -205,23 +211,23 @@ func (r *Request) param(key []byte) *Error {
 	case "cursor":
 		raw, err := s.raw(true)
 		if err == nil && string(raw) != "null" {
-			r.Cursor, _ = r.text(raw, `params "cursor" must be a string`)
+			r.Cursor, _ = text(raw, &r.ofList, `params "cursor" must be a string`)
 		}
 		return err
 	case "requestState":
 		raw, err := s.raw(true)
 		if err == nil && string(raw) != "null" {
-			r.state, r.hasReply = r.text(raw, `params "requestState" must be a string`)
+			r.state, _ = text(raw, &r.ofCall, `params "requestState" must be a string`)
 		}
 		return err
 	case "inputResponses":
 		if s.next() != '{' {
-			return r.other(`params "inputResponses" must be an object`)
+			return s.other(&r.ofCall, `params "inputResponses" must be an object`)
 		}
 		return s.members(true, r.input)
 	case "_meta":
 		if s.next() != '{' {
-			return r.other(`params "_meta" must be an object`)
+			return s.other(&r.Fault, `params "_meta" must be an object`)
 		}
 		r.Meta.Present = true
 		return s.members(true, func(key []byte) *Error { return r.Meta.member(s, key) })
@@ -229,16 +235,17 @@ func (r *Request) param(key []byte) *Error {
 	return s.value(true)
 }
 
-func (r *Request) fault(text string) {
-	if r.Fault == nil {
-		r.Fault = invalidParams(text)
+// set names a fault, if it is the first.
+func set(fault **Error, what string) {
+	if *fault == nil {
+		*fault = invalidParams(what)
 	}
 }
 
 // text returns what raw means if it is a string, which else is a fault.
-func (r *Request) text(raw []byte, fault string) ([]byte, bool) {
+func text(raw []byte, fault **Error, what string) ([]byte, bool) {
 	if raw[0] != '"' {
-		r.fault(fault)
+		set(fault, what)
 		return nil, false
 	}
 	return unquote(raw), true
@@ -254,10 +261,10 @@ func (r *Request) word(to *[]byte) *Error {
 }
 
 // other skips a value that is of another type than it should; null counts as none.
-func (r *Request) other(fault string) *Error {
-	raw, err := r.scan.raw(true)
+func (s *scanner) other(fault **Error, what string) *Error {
+	raw, err := s.raw(true)
 	if err == nil && string(raw) != "null" {
-		r.fault(fault)
+		set(fault, what)
 	}
 	return err
 }
@@ -271,15 +278,14 @@ func (r *Request) input(key []byte) *Error {
 	case err != nil:
 		return err
 	case raw[0] != '{':
-		r.fault(`params "inputResponses" must hold objects`)
+		set(&r.ofCall, `params "inputResponses" must hold objects`)
 	case len(r.inputs) == maxInputs:
-		r.fault(`params "inputResponses" holds too many`)
+		set(&r.ofCall, `params "inputResponses" holds too many`)
 	default:
 		if r.inputs == nil {
 			r.inputs = make(map[string]json.RawMessage)
 		}
 		r.inputs[string(key)] = raw
-		r.hasReply = true
 	}
 	return nil
 }
@@ -367,7 +373,7 @@ func ToolName(name string) string {
 // may have the string already.
 func (r *Request) Fill(call *atlas.Call) *atlas.Error {
 	call.Args.Raw = r.Arguments
-	if r.hasReply {
+	if len(r.inputs) > 0 || len(r.state) > 0 {
 		call.Reply = NewReply(r.inputs, r.state)
 	}
 	call.Client = r.Meta.Client
