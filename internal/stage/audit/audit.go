@@ -128,7 +128,8 @@ const (
 
 // record returns what is known of a call before it runs.
 func (a *Auditor) record(ctx context.Context, call atlas.Call) *atlas.AuditRecord {
-	rec := &atlas.AuditRecord{
+	rec := recordPool.Get().(*atlas.AuditRecord)
+	*rec = atlas.AuditRecord{
 		Kind: KindCall, RequestID: clip(call.ID), TraceID: a.deps.TraceID(ctx),
 		Tenant: call.Tenant, Transport: call.Transport, Tool: clip(call.Name),
 	}

@@ -188,7 +188,11 @@ func (l *Log) reserve(ctx context.Context, wait bool) (bool, error) {
 
 func (l *Log) unreserve() { <-l.slots }
 
+// recordPool holds the records of calls that were written; they carry nothing from one use to the next.
+var recordPool = sync.Pool{New: func() any { return new(atlas.AuditRecord) }}
+
 // put hands over a record, with the place that was reserved for it if there is one. It does not block.
+// The record is the log's from then on, which gives it to the next call once it is written.
 func (l *Log) put(rec *atlas.AuditRecord, slot bool) {
 	if err := l.enqueue(job{rec: rec, slot: slot}); err != nil {
 		if slot {
@@ -305,9 +309,12 @@ func (l *Log) flush(force bool) error {
 		switch {
 		case j.done != nil:
 			j.done <- err // has room
-		case written && j.slot:
-			l.unreserve()
 		case written:
+			if j.slot {
+				l.unreserve()
+			}
+			*j.rec = atlas.AuditRecord{}
+			recordPool.Put(j.rec)
 		default:
 			kept = append(kept, j)
 		}
