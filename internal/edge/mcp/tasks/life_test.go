@@ -258,11 +258,13 @@ func TestSubscription(t *testing.T) {
 			}
 			wg.Go(func() {
 				defer s.Close()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
 				var got []string
 				for len(got) < 4 { // the working state between two may be gone before it is told
-					task, err := s.Next(t.Context())
+					task, err := s.Next(ctx)
 					if err != nil {
-						t.Error(err)
+						t.Errorf("%v after %v", err, got)
 						return
 					}
 					name := map[string]string{asks: "asks", slow: "slow"}[task.ID]
@@ -275,7 +277,7 @@ func TestSubscription(t *testing.T) {
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("told (-want +got):\n%s", diff)
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				if task, err := s.Next(ctx); err == nil {
 					t.Errorf("told again: %+v", task)

@@ -19,7 +19,7 @@ type Subscription struct {
 
 	mu      sync.Mutex // guards what follows
 	ids     map[place]string
-	seen    map[place]time.Time // when what was told last had changed
+	seen    map[place]int64 // version of what was told last
 	pending []place
 	wake    chan struct{} // holds one token while something is pending
 }
@@ -30,7 +30,7 @@ type Subscription struct {
 // subscription, and end it when the call's token expires. Errors are those of [Manager.Get] for a
 // client that did not declare tasks and for a store that does not answer.
 func (m *Manager) Subscribe(ctx context.Context, call atlas.Call, ids []string) (*Subscription, []string, error) {
-	s := &Subscription{m: m, call: call, ids: make(map[place]string), seen: make(map[place]time.Time), wake: make(chan struct{}, 1)}
+	s := &Subscription{m: m, call: call, ids: make(map[place]string), seen: make(map[place]int64), wake: make(chan struct{}, 1)}
 	var agreed []string
 	for _, id := range ids {
 		if len(agreed) == maxSubscribed {
@@ -74,7 +74,7 @@ func (s *Subscription) Next(ctx context.Context) (Task, error) {
 			}
 			continue
 		}
-		_, rec, _, err := s.m.find(ctx, s.call, id)
+		_, rec, version, err := s.m.find(ctx, s.call, id)
 		if err != nil {
 			if ctx.Err() != nil {
 				return Task{}, ctx.Err()
@@ -82,8 +82,8 @@ func (s *Subscription) Next(ctx context.Context) (Task, error) {
 			continue // gone, or the store is: then the next change tells
 		}
 		s.mu.Lock()
-		told := !s.seen[at].Before(rec.Updated)
-		s.seen[at] = rec.Updated
+		told := s.seen[at] == version
+		s.seen[at] = version
 		s.mu.Unlock()
 		if !told {
 			return rec.task(id, s.m.cfg.PollInterval), nil
@@ -169,13 +169,13 @@ func (m *Manager) watch(ctx context.Context) {
 		}
 	}
 	for _, at := range listened {
-		rec, version, err := m.loadSettled(ctx, at)
+		_, version, err := m.loadSettled(ctx, at)
 		if err != nil || version == 0 {
 			continue
 		}
 		m.mu.Lock()
 		for s := range m.subs[at] {
-			if s.stale(at, rec.Updated) {
+			if s.stale(at, version) {
 				s.tell(at)
 			}
 		}
@@ -184,10 +184,10 @@ func (m *Manager) watch(ctx context.Context) {
 }
 
 // stale reports whether a task has changed since it was told of.
-func (s *Subscription) stale(at place, updated time.Time) bool {
+func (s *Subscription) stale(at place, version int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.seen[at].Before(updated)
+	return s.seen[at] != version
 }
 
 // sweep deletes tasks of this process whose time has come. The store lets them expire by itself soon
