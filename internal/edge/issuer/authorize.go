@@ -48,6 +48,7 @@ type authCode struct {
 	Grant     string         `json:"grant"`
 	Expires   time.Time      `json:"exp"`
 	Used      bool           `json:"used,omitempty"`
+	Mark      string         `json:"mark,omitempty"` // of the person's password
 }
 
 // parseRequest reads an authorization request. A request without a known client and a redirect URI
@@ -210,7 +211,7 @@ func (s *Server) grantCode(w http.ResponseWriter, r *http.Request, req *authRequ
 	now := time.Now()
 	done, err := put(ctx, s.deps.Store, spaceCode+string(who.Tenant), key, 0, authCode{
 		Client: req.client.ID, Redirect: req.redirect, Challenge: req.challenge, Resource: req.resource, Scopes: scopes,
-		Subject: who.Subject, Tenant: who.Tenant, JKT: req.jkt, Grant: newGrantID(), Expires: now.Add(codeTTL),
+		Subject: who.Subject, Tenant: who.Tenant, JKT: req.jkt, Grant: newGrantID(), Expires: now.Add(codeTTL), Mark: who.mark,
 	}, now.Add(codeKept))
 	if err == nil && !done {
 		err = errors.New("a code is there already")

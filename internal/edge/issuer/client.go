@@ -129,10 +129,13 @@ func (c *client) label() string {
 	if r := []rune(clean); len(r) > 80 {
 		clean = string(r[:80]) + "…"
 	}
-	if clean = strings.TrimSpace(clean); clean == "" {
-		return "An application without a name"
+	switch clean = strings.TrimSpace(clean); {
+	case clean != "":
+		return clean
+	case c.trusted:
+		return c.ID
 	}
-	return clean
+	return "an application without a name"
 }
 
 // isInvisible reports whether r changes how text beside it looks: controls, directions, joiners.

@@ -50,11 +50,11 @@ func (s *Server) exchangeCode(ctx context.Context, req tokenRequest) (tokenRespo
 		return none, refuse("invalid_target", "resource must be that of the authorization request")
 	}
 	who, ok := s.person(code.Subject)
-	if !ok || who.Tenant != code.Tenant || !req.client.serves(who) {
+	if !ok || who.Tenant != code.Tenant || who.mark != code.Mark || !req.client.serves(who) {
 		return none, invalidGrant(errors.New("the person is no longer known"))
 	}
 	return s.startGrant(ctx, req, grant{
-		ID: code.Grant, Client: req.client.ID, Subject: who.Subject, Tenant: who.Tenant, Resource: code.Resource, Scopes: code.Scopes,
+		ID: code.Grant, Client: req.client.ID, Subject: who.Subject, Tenant: who.Tenant, Resource: code.Resource, Scopes: code.Scopes, Mark: code.Mark,
 	}, who)
 }
 
@@ -93,6 +93,7 @@ type grant struct {
 	Seq      int            `json:"seq"`           // of the only refresh token that is good
 	Ends     time.Time      `json:"ends"`          // no refresh after
 	Revoked  bool           `json:"revoked,omitempty"`
+	Mark     string         `json:"mark,omitempty"` // of the password that it began with
 }
 
 // startGrant stores the grant, and gives its first tokens.

@@ -12,6 +12,7 @@ import (
 type session struct {
 	Subject string         `json:"subject"`
 	Tenant  atlas.TenantID `json:"tenant"`
+	Mark    string         `json:"mark,omitempty"` // of the password
 }
 
 // cookie returns a cookie for this site alone, out of reach of scripts. Lax: clients lead here by a
@@ -56,7 +57,7 @@ func (s *Server) signedIn(r *http.Request) (who Persona, handle string, ok bool,
 	}
 	who, ok = s.person(in.Subject)
 	// The configuration may have changed since.
-	if !ok || who.Tenant != in.Tenant || who.hash.rounds == 0 && !s.local(r) {
+	if !ok || who.Tenant != in.Tenant || who.mark != in.Mark || who.hash.rounds == 0 && !s.local(r) {
 		return Persona{}, "", false, nil
 	}
 	return who, handle, true, nil
@@ -109,7 +110,7 @@ func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 	s.endSession(r)
 	handle, key := newHandle(who.Tenant)
 	done, perr := put(r.Context(), s.deps.Store, spaceSession+string(who.Tenant), key, 0,
-		session{who.Subject, who.Tenant}, time.Now().Add(s.cfg.LoginTTL))
+		session{who.Subject, who.Tenant, who.mark}, time.Now().Add(s.cfg.LoginTTL))
 	if perr != nil || !done {
 		s.refuseRequest(w, r, req, failed(perr))
 		return

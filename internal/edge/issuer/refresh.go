@@ -70,7 +70,7 @@ func (s *Server) refresh(ctx context.Context, req tokenRequest) (tokenResponse, 
 		return none, refuse("invalid_target", "resource must be that of the authorization request")
 	}
 	who, ok := s.person(g.Subject)
-	if !ok || who.Tenant != g.Tenant || !req.client.serves(who) {
+	if !ok || who.Tenant != g.Tenant || who.mark != g.Mark || !req.client.serves(who) {
 		return none, invalidGrant(errors.New("the person is no longer known"))
 	}
 	// Before anything is used up: a client that asks for too much may ask again.

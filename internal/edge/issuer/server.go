@@ -49,7 +49,8 @@ type Persona struct {
 	Roles   []string
 	About   string // one line for people
 
-	hash hash // of the password; the zero hash: no password, but only from this machine
+	hash hash   // of the password; the zero hash: no password, but only from this machine
+	mark string // changes with the password: a new one ends what the old one began
 }
 
 // A Server is an OAuth 2.1 authorization server over an [Issuer]. It is safe for concurrent use.
@@ -245,7 +246,7 @@ func (s *Server) person(subject string) (Persona, bool) {
 	for _, u := range s.cfg.Users {
 		if u.Subject == subject {
 			h, err := parseHash(u.PasswordHash)
-			return Persona{Subject: u.Subject, Tenant: atlas.TenantID(u.Tenant), Roles: u.Roles, hash: h}, err == nil
+			return Persona{Subject: u.Subject, Tenant: atlas.TenantID(u.Tenant), Roles: u.Roles, hash: h, mark: digest(u.PasswordHash)}, err == nil
 		}
 	}
 	for _, p := range s.personas() {
@@ -262,7 +263,7 @@ func (s *Server) personas() []Persona {
 	}
 	out := slices.Clone(s.deps.Personas())
 	for i := range out {
-		out[i].hash = hash{}
+		out[i].hash, out[i].mark = hash{}, ""
 	}
 	return out
 }
@@ -279,13 +280,16 @@ func (s *Server) resource(named []string) string {
 	if len(named) == 0 {
 		return s.resources[0]
 	}
-	if len(named) > 1 {
+	c := canonicalResource(named[0])
+	for _, other := range named[1:] {
+		if canonicalResource(other) != c {
+			return ""
+		}
+	}
+	if !slices.Contains(s.resources, c) {
 		return ""
 	}
-	if c := canonicalResource(named[0]); c != "" && slices.Contains(s.resources, c) {
-		return c
-	}
-	return ""
+	return c
 }
 
 // audience returns the aud of a token for the resource: the spelling that the configuration has.

@@ -15,7 +15,7 @@ type limits struct {
 	accounts  *throttle // by subject: failed sign-ins from everywhere
 	registers *throttle // by address: registrations
 	documents *throttle // by address: requests that may cause a fetch
-	failures  *throttle // by address and client: refused token requests
+	failures  *throttle // by address, and by address and client: refused requests of clients
 }
 
 func newLimits() limits {
@@ -24,7 +24,7 @@ func newLimits() limits {
 		accounts:  newThrottle(100, 10*time.Second),
 		registers: newThrottle(20, time.Minute),
 		documents: newThrottle(30, 2*time.Second),
-		failures:  newThrottle(60, time.Second),
+		failures:  newThrottle(120, 100*time.Millisecond),
 	}
 }
 

@@ -114,7 +114,7 @@ func (s *Server) own(ctx context.Context, token string) (jwt.MapClaims, error) {
 	}
 	claims := jwt.MapClaims{}
 	t, err := jwt.NewParser(jwt.WithValidMethods([]string{"ES256"}), jwt.WithExpirationRequired(), jwt.WithIssuedAt(),
-		jwt.WithIssuer(s.iss.cfg.Issuer), jwt.WithStrictDecoding()).ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
+		jwt.WithIssuer(s.iss.cfg.Issuer), jwt.WithLeeway(5*time.Second), jwt.WithStrictDecoding()).ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
 		kid, _ := t.Header["kid"].(string)
 		jwk, err := s.iss.ring.public.KeyRead(ctx, kid)
 		if err != nil {
