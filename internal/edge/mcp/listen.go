@@ -246,12 +246,13 @@ func (s *Server) listen(ctx context.Context, id *identity, req *sdk.Subscription
 		ToolsListChanged: want.ToolsListChanged, PromptsListChanged: want.PromptsListChanged,
 		ResourcesListChanged: want.ResourcesListChanged, ResourceSubscriptions: slices.Sorted(maps.Keys(l.uris)),
 	}}
+	nothing := l.lists == [kinds]bool{} && len(l.uris) == 0
 	s.hub.add(l) // before the client is told that it is listening
 	defer s.hub.remove(l)
-	nothing := *req
-	nothing.Params = &sdk.SubscriptionsListenParams{Meta: req.Params.Meta, Notifications: &sdk.NotificationSubscriptions{}}
-	res, err := next(context.WithValue(ctx, acknowledgementKey{}, ack), "subscriptions/listen", &nothing)
-	if err != nil || l.lists == [kinds]bool{} && len(l.uris) == 0 {
+	toNothing := *req
+	toNothing.Params = &sdk.SubscriptionsListenParams{Meta: req.Params.Meta, Notifications: &sdk.NotificationSubscriptions{}}
+	res, err := next(context.WithValue(ctx, acknowledgementKey{}, ack), "subscriptions/listen", &toNothing)
+	if err != nil || nothing {
 		return res, err
 	}
 	s.serve(ctx, l, sdkTeller(req.Session, send, ack.subscription))
