@@ -139,7 +139,7 @@ func (s *Server) newSDK(fixed *identity) (srv *sdk.Server, send sdk.MethodHandle
 	srv = sdk.NewServer(s.implementation(), &sdk.ServerOptions{
 		Instructions: s.cfg.Instructions,
 		Logger:       s.sdkLog(),
-		Capabilities: capabilities(true),
+		Capabilities: s.withTasks(capabilities(true)),
 		// The SDK's default scope is public: shared between users.
 		SetCacheable: func(_ context.Context, _ sdk.Request, c *sdk.Cacheable) {
 			c.CacheScope, c.TTLMs = "private", ttlMs(s.cfg.ListTTL)
@@ -150,6 +150,7 @@ func (s *Server) newSDK(fixed *identity) (srv *sdk.Server, send sdk.MethodHandle
 		return acknowledge(next)
 	})
 	srv.AddReceivingMiddleware(func(next sdk.MethodHandler) sdk.MethodHandler { return s.receive(fixed, send, next) })
+	s.addTasks(srv)
 	return srv, send
 }
 
@@ -221,6 +222,8 @@ func (s *Server) methods(send, next sdk.MethodHandler, method string, req sdk.Re
 		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.subscribe(ctx, id, r) }
 	case *sdk.UnsubscribeRequest:
 		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.unsubscribe(ctx, id, r) }
+	case *sdk.ServerRequest[*taskParams]:
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.task(ctx, id, method, r) }
 	case *sdk.SubscriptionsListenRequest:
 		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.listen(ctx, id, r, send, next) }
 	case *sdk.ServerRequest[*sdk.InitializeParams]:

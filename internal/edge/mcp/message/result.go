@@ -318,7 +318,17 @@ func (d Dialect) AppendList(dst []byte, key string, items [][]byte, next string,
 // AppendTask appends the handle of a call that goes on as a task (SEP-2663), from its own members. It
 // is of the newer era.
 func (d Dialect) AppendTask(dst, task []byte, requestID string) []byte {
-	dst = d.begin(dst, "task", requestID)
+	return appendMembers(d.begin(dst, "task", requestID), task)
+}
+
+// AppendTaskState appends the result of tasks/get, from the task's own members, or of the other methods
+// of tasks, which have none. It is of the newer era.
+func (d Dialect) AppendTaskState(dst, task []byte, requestID string) []byte {
+	return appendMembers(d.begin(dst, complete, requestID), task)
+}
+
+// appendMembers ends _meta and the result, with the members of an object.
+func appendMembers(dst, task []byte) []byte {
 	dst = append(dst, '}')
 	if members, ok := bytes.CutPrefix(task, []byte("{")); ok && len(members) > 1 {
 		dst = append(dst, ',')

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
 )
 
 const (
@@ -32,6 +32,7 @@ type run struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	call   atlas.Call
+	reads  atlas.Reads
 	done   chan outcome // has room for the one outcome
 
 	mu      sync.Mutex // guards what follows, once the run is known to others
@@ -72,13 +73,12 @@ func (m *Manager) Call(ctx context.Context, call atlas.Call) (Answer, error) {
 		return plain()
 	}
 	if !call.Client.Tasks {
-		return refuse(missingCapability())
+		return refuse(message.MissingCapability(capability))
 	}
-	r, err := m.newRun(call, tool.Task.Timeout)
+	r, err := m.newRun(call, tool, tool.Task.Timeout)
 	if err != nil {
 		return refuse(err)
 	}
-	r.rec.Tool, r.rec.Scopes = tool.Name, tool.Scopes
 	after := tool.Task.After
 	if left := call.Budget.Total - call.Budget.Reserve; call.Budget.Total > 0 {
 		after = min(after, max(0, left/2)) // the handle must come before the turn ends
@@ -104,7 +104,7 @@ func (m *Manager) Call(ctx context.Context, call atlas.Call) (Answer, error) {
 }
 
 // newRun takes a place and returns the run of a call.
-func (m *Manager) newRun(call atlas.Call, timeout time.Duration) (*run, error) {
+func (m *Manager) newRun(call atlas.Call, tool *atlas.Tool, timeout time.Duration) (*run, error) {
 	w := whoOf(call)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -117,7 +117,7 @@ func (m *Manager) newRun(call atlas.Call, timeout time.Duration) (*run, error) {
 	}
 	m.running.Add(1)
 	id := rand.Text()
-	r := &run{id: id, at: placeOf(call, id), who: w, call: call, done: make(chan outcome, 1)}
+	r := &run{id: id, at: placeOf(call, id), who: w, call: call, reads: tool.Reads, done: make(chan outcome, 1)}
 	r.call.Task = true
 	r.call.Peer = nil // a task has no request to send notifications on
 	ctx, stop := context.WithTimeout(m.base, timeout+grace)
@@ -125,7 +125,7 @@ func (m *Manager) newRun(call atlas.Call, timeout time.Duration) (*run, error) {
 	r.ctx, cancel = context.WithCancelCause(ctx)
 	r.cancel = func(err error) { cancel(err); stop() }
 	now := time.Now()
-	r.rec = record{Key: r.at.key, Status: Working, Created: now, Updated: now, Timeout: timeout, Worker: m.worker, Expires: now.Add(timeout + m.cfg.TTL)}
+	r.rec = record{Key: r.at.key, Status: Working, Created: now, Updated: now, Tool: tool.Name, Scopes: tool.Scopes, Timeout: timeout, Worker: m.worker, Expires: now.Add(timeout + m.cfg.TTL)}
 	return r, nil
 }
 
@@ -322,6 +322,11 @@ func (m *Manager) finish(r *run, out outcome) {
 			m.places.grow(r.at, next.size(), next.Expires)
 			continue
 		}
+		if errors.Is(err, errEncode) { // a question that is no JSON
+			m.deps.Log.Error("a round of a task cannot be kept", "call", r.call.ID, "tool", next.Tool, "err", err)
+			next.end(time.Now(), Failed, "The call failed.", rendering{err: errorInternal})
+			continue
+		}
 		m.deps.Log.Warn("the end of a task could not be stored", "call", r.call.ID, "err", err)
 		if m.base.Err() != nil && try >= lastTries {
 			return // the lease ends, and that says it
@@ -349,21 +354,16 @@ func (m *Manager) outcome(r *run, next *record, out outcome) {
 	now := time.Now()
 	switch {
 	case errors.Is(out.err, errInterrupted), out.err != nil && errors.Is(context.Cause(r.ctx), errInterrupted):
-		next.end(now, Failed, "The server stopped.", Rendered{Error: errorInterrupted})
+		next.end(now, Failed, "The server stopped.", rendering{err: errorInterrupted})
 	case out.err == nil && out.res.Ask != nil:
 		m.park(r, next, out.res.Ask, now)
 	default:
-		rendered := m.deps.Render(r.call, out.res, out.err)
-		if !valid(rendered) {
-			m.deps.Log.Error("the end of a task is no JSON", "call", r.call.ID, "tool", next.Tool)
-			next.end(now, Failed, "The call failed.", Rendered{Error: errorInternal})
-			return
-		}
-		if n := len(rendered.Result) + len(rendered.Error); n > m.cfg.MaxResult {
+		rendered := render(&r.call, r.reads, &out.res, out.err)
+		if n := len(rendered.result) + len(rendered.err); n > m.cfg.MaxResult {
 			m.tooLarge(r, next, atlas.CodeTooLarge, "the answer is too large to be kept; ask for less")
 			return
 		}
-		if len(rendered.Error) > 0 {
+		if len(rendered.err) > 0 {
 			next.end(now, Failed, "The call failed.", rendered)
 			return
 		}
@@ -371,25 +371,14 @@ func (m *Manager) outcome(r *run, next *record, out outcome) {
 	}
 }
 
-// valid reports whether one of the two is there, and is an object. A store would not take anything else
-// now, nor would a client's connection survive it later.
-func valid(r Rendered) bool {
-	one, other := r.Result, r.Error
-	if len(one) == 0 {
-		one, other = other, one
-	}
-	return len(other) == 0 && len(one) > 0 && one[0] == '{' && json.Valid(one)
-}
-
 func (m *Manager) tooLarge(r *run, next *record, code atlas.Code, hint string) {
-	rendered := m.deps.Render(r.call, atlas.Result{}, atlas.Errorf(code, nil, hint))
-	next.end(time.Now(), Completed, "", rendered)
+	next.end(time.Now(), Completed, "", tooLarge(&r.call, code, hint))
 }
 
 // park writes down what the tool asks and what is needed to go on.
 func (m *Manager) park(r *run, next *record, ask *atlas.Ask, now time.Time) {
 	if next.Round >= maxRounds {
-		next.end(now, Failed, "The tool asked too often.", Rendered{Error: errorRounds})
+		next.end(now, Failed, "The tool asked too often.", rendering{err: errorRounds})
 		return
 	}
 	next.Round++

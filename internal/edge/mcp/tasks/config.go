@@ -92,8 +92,5 @@ type Deps struct {
 	// Tool finds the tool that the call names, if its caller may see it: the registry's view, so that
 	// nothing here tells a hidden tool from one that does not exist.
 	Tool func(atlas.Call) (*atlas.Tool, bool)
-	// Render turns the end of a call into what the protocol says, once, when a task ends. It must not
-	// need the request, which is gone.
-	Render func(atlas.Call, atlas.Result, error) Rendered
-	Log    *slog.Logger
+	Log  *slog.Logger
 }

@@ -94,7 +94,7 @@ func TestWaitingTaskSurvivesItsProcess(t *testing.T) {
 		next := b.serve(tasks.Config{})
 		time.Sleep(5 * time.Minute)
 		answer(t, next, ann, id, map[string]string{"name.1": `{}`})
-		if task := until(t, next, ann, id, tasks.Completed); string(task.Result) != `{"said":"name={};{\"file\":\"a\"}req-update"}` {
+		if task := until(t, next, ann, id, tasks.Completed); told(t, task) != `{"said":"name={};{\"file\":\"a\"}req-update"}` {
 			t.Errorf("%s", task.Result)
 		}
 	})
@@ -226,7 +226,7 @@ func TestFullStore(t *testing.T) {
 		b.store = fullStore{b.store}
 		m := b.serve(tasks.Config{})
 		task := until(t, m, ann, begin(t, m, callAs(ann, "big")).ID, tasks.Completed)
-		if string(task.Result) != `{"isError":true,"code":"rate_limited"}` {
+		if told(t, task) != `rate_limited` {
 			t.Errorf("%.100s", task.Result)
 		}
 	})

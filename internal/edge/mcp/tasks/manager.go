@@ -50,8 +50,8 @@ func New(cfg Config, deps Deps) (*Manager, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("tasks: %w", err)
 	}
-	if deps.Handler == nil || deps.Store == nil || deps.Tool == nil || deps.Render == nil {
-		return nil, errors.New("tasks: needs a handler, a store, tools and a renderer")
+	if deps.Handler == nil || deps.Store == nil || deps.Tool == nil {
+		return nil, errors.New("tasks: needs a handler, a store and tools")
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
 )
 
 // errNotFound is one and the same for an id that nobody has, that somebody else has, and whose time
@@ -32,7 +33,7 @@ func (m *Manager) Get(ctx context.Context, call atlas.Call, id string) (Task, er
 // find loads the task of that id for call's caller.
 func (m *Manager) find(ctx context.Context, call atlas.Call, id string) (place, record, int64, error) {
 	if !call.Client.Tasks {
-		return place{}, record{}, 0, missingCapability()
+		return place{}, record{}, 0, message.MissingCapability(capability)
 	}
 	if id == "" || len(id) > maxID {
 		return place{}, record{}, 0, errNotFound
@@ -61,7 +62,7 @@ func (m *Manager) loadSettled(ctx context.Context, at place) (record, int64, err
 		if err != nil || alive {
 			return rec, version, err
 		}
-		rec.end(time.Now(), Failed, "The server stopped.", Rendered{Error: errorInterrupted})
+		rec.end(time.Now(), Failed, "The server stopped.", rendering{err: errorInterrupted})
 		v, err := m.save(ctx, at, version, &rec)
 		if err != nil {
 			return record{}, 0, err
@@ -84,7 +85,7 @@ func (m *Manager) Cancel(ctx context.Context, call atlas.Call, id string) error 
 		if err != nil || rec.Status.Final() {
 			return err
 		}
-		rec.end(time.Now(), Cancelled, "The caller cancelled the task.", Rendered{})
+		rec.end(time.Now(), Cancelled, "The caller cancelled the task.", rendering{})
 		v, err := m.save(ctx, at, version, &rec)
 		if err != nil {
 			return err
@@ -174,7 +175,11 @@ func (m *Manager) advance(ctx context.Context, call atlas.Call, id string, at pl
 		next.Args.Raw, next.IdempotencyKey = rec.Resume.Args, rec.Resume.IdempotencyKey
 		next.TraceParent, next.TraceState = rec.Resume.TraceParent, rec.Resume.TraceState
 	}
-	r, err := m.newRun(next, rec.Timeout)
+	tool, ok := m.deps.Tool(next)
+	if !ok {
+		tool = &atlas.Tool{} // the pipeline says so
+	}
+	r, err := m.newRun(next, tool, rec.Timeout)
 	if err != nil {
 		return false, err
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"time"
 
@@ -90,10 +91,10 @@ func (r *record) task(id string, poll time.Duration) Task {
 }
 
 // end makes the record final and drops what was only needed on the way there.
-func (r *record) end(now time.Time, status Status, message string, out Rendered) {
+func (r *record) end(now time.Time, status Status, message string, out rendering) {
 	r.Status, r.Message, r.Updated = status, message, now
 	r.Worker, r.Asked, r.Answers, r.State, r.Resume = "", nil, nil, nil, nil
-	r.Result, r.Error = out.Result, out.Error
+	r.Result, r.Error = out.result, out.err
 }
 
 // size is what the record counts for against its caller's share of the store.
@@ -110,6 +111,8 @@ func (r *record) size() int64 {
 	}
 	return int64(n)
 }
+
+var errEncode = errors.New("tasks: cannot be encoded")
 
 const (
 	storeTime = 5 * time.Second // for one read or write
@@ -139,7 +142,7 @@ func (m *Manager) load(ctx context.Context, p place) (record, int64, error) {
 func (m *Manager) save(ctx context.Context, p place, version int64, r *record) (int64, error) {
 	raw, err := json.Marshal(r)
 	if err != nil {
-		return 0, atlas.Errorf(atlas.CodeInternal, err, "")
+		return 0, atlas.Errorf(atlas.CodeInternal, errors.Join(errEncode, err), "")
 	}
 	// A client that has gone must not leave a task half written.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTime)

@@ -75,7 +75,7 @@ func TestTaskAsksAndGoesOn(t *testing.T) {
 		}
 		answer(t, m, ann, id, map[string]string{"confirm.1": `{"action":"accept"}`})
 		task = until(t, m, ann, id, tasks.Completed)
-		if want := `confirm={"action":"accept"};{"file":"a"}key-1req-update`; string(task.Result) != fmt.Sprintf(`{"said":%q}`, want) {
+		if want := `confirm={"action":"accept"};{"file":"a"}key-1req-update`; told(t, task) != fmt.Sprintf(`{"said":%q}`, want) {
 			t.Errorf("result %s, want %s", task.Result, want)
 		}
 		answer(t, m, ann, id, map[string]string{"confirm.1": `{"action":"decline"}`}) // acknowledged, without effect
@@ -105,7 +105,7 @@ func TestPartialAnswers(t *testing.T) {
 		}
 		answer(t, m, ann, id, map[string]string{"confirm.1": `{}`})
 		task = until(t, m, ann, id, tasks.Completed)
-		if want := `{"said":"confirm={};name={\"content\":\"x\"};req-update"}`; string(task.Result) != want {
+		if want := `{"said":"confirm={};name={\"content\":\"x\"};req-update"}`; told(t, task) != want {
 			t.Errorf("result %s, want %s", task.Result, want)
 		}
 	})
@@ -189,7 +189,7 @@ func TestAskThenTask(t *testing.T) {
 		c := callAs(ann, "both")
 		c.Reply = &atlas.Reply{Answers: map[string]json.RawMessage{"user": json.RawMessage(`"Alice"`)}}
 		task := until(t, m, ann, begin(t, m, c).ID, tasks.Completed)
-		if !strings.Contains(string(task.Result), "Alice") {
+		if !strings.Contains(told(t, task), "Alice") {
 			t.Errorf("result %s", task.Result)
 		}
 	})

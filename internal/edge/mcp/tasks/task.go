@@ -5,24 +5,21 @@ import (
 	"time"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
 )
 
 // Names of the protocol.
 const (
-	Extension    = "io.modelcontextprotocol/tasks" // in the capabilities of both sides
-	Notification = "notifications/tasks"           // its params are a [Task]
+	Extension    = message.TasksExtension // in the capabilities of both sides
+	Notification = "notifications/tasks"  // its params are a [Task]
 
 	MethodGet    = "tasks/get"
 	MethodUpdate = "tasks/update"
 	MethodCancel = "tasks/cancel"
 )
 
-// capability is the extension's name in context.required of missing_client_capability.
-const capability = "tasks"
-
-func missingCapability() error {
-	return atlas.Errorf(atlas.CodeMissingCapability, nil, "").With("required", []string{capability})
-}
+// capability is what a client lacks that did not declare the extension.
+var capability = []string{message.CanTasks}
 
 // A Status says where a task stands (SEP-2663 "Task Status").
 type Status string
@@ -64,11 +61,4 @@ type InputRequest struct {
 type Answer struct {
 	Result atlas.Result
 	Task   *Task // a handle: without what only tasks/get shows
-}
-
-// A Rendered is the end of a call as the protocol has it: a CallToolResult or a JSON-RPC error. One
-// of the two is empty.
-type Rendered struct {
-	Result json.RawMessage
-	Error  json.RawMessage
 }

@@ -52,7 +52,6 @@ func (b *bench) manager(cfg tasks.Config) *tasks.Manager {
 			tl, ok := b.tools[c.Name]
 			return tl, ok && c.Principal.HasScopes(tl.Scopes)
 		},
-		Render: render,
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -109,15 +108,42 @@ func (b *bench) runs(name string) int {
 	return b.ran[name]
 }
 
-func render(c atlas.Call, res atlas.Result, err error) tasks.Rendered {
-	code := atlas.CodeOf(err)
-	switch code {
-	case "":
-		return tasks.Rendered{Result: res.Structured}
-	case atlas.CodeInternal:
-		return tasks.Rendered{Error: json.RawMessage(`{"code":-32603,"message":"Internal error"}`)}
+// told returns what is in a task's result or error, without what every one of them has.
+func told(t *testing.T, task tasks.Task) string {
+	t.Helper()
+	if len(task.Error) > 0 {
+		var e struct {
+			Code    int
+			Message string
+		}
+		if err := json.Unmarshal(task.Error, &e); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf(`%d %s`, e.Code, e.Message)
 	}
-	return tasks.Rendered{Result: json.RawMessage(fmt.Sprintf(`{"isError":true,"code":%q}`, code))}
+	if len(task.Result) == 0 {
+		return ""
+	}
+	var r struct {
+		ResultType string          `json:"resultType"`
+		Content    []any           `json:"content"`
+		Structured json.RawMessage `json:"structuredContent"`
+		IsError    bool            `json:"isError"`
+	}
+	if err := json.Unmarshal(task.Result, &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.ResultType != "complete" || len(r.Content) == 0 {
+		t.Errorf("result %s", task.Result)
+	}
+	if r.IsError {
+		var f atlas.Failure
+		if err := json.Unmarshal(r.Structured, &f); err != nil {
+			t.Fatal(err)
+		}
+		return string(f.Code)
+	}
+	return string(r.Structured)
 }
 
 // taking returns a tool whose runs take d, or less if they are cut.
@@ -222,7 +248,7 @@ func TestTaskOutlastsItsCall(t *testing.T) {
 			t.Errorf("at once (-want +got):\n%s", diff)
 		}
 		done := until(t, m, ann, h.ID, tasks.Completed)
-		if d := done.LastUpdatedAt.Sub(start); d != 30*time.Second || string(done.Result) != `{"said":"slow"}` {
+		if d := done.LastUpdatedAt.Sub(start); d != 30*time.Second || told(t, done) != `{"said":"slow"}` {
 			t.Errorf("ended after %v with %s", d, done.Result)
 		}
 		if n := b.runs("slow"); n != 1 {
@@ -317,22 +343,28 @@ func TestHowTasksEnd(t *testing.T) {
 		holds  string
 	}{
 		{taking("good", always, time.Second), tasks.Completed, `{"said":"good"}`},
-		{fails("bad", atlas.Errorf(atlas.CodeInvalidQuery, errors.New("secret cause"), "")), tasks.Completed, `{"isError":true,"code":"invalid_query"}`},
-		{fails("broken", errors.New("secret cause")), tasks.Failed, `{"code":-32603,"message":"Internal error"}`},
-		{taking("late", always, time.Hour), tasks.Completed, `{"isError":true,"code":"timeout"}`},
+		{fails("bad", atlas.Errorf(atlas.CodeInvalidQuery, errors.New("secret cause"), "")), tasks.Completed, `invalid_query`},
+		{fails("broken", errors.New("secret cause")), tasks.Failed, `-32603 Internal error`},
+		{taking("late", always, time.Hour), tasks.Completed, `timeout`},
 		{
 			&atlas.Tool{Name: "panics", Task: always, Run: func(context.Context, atlas.Call) (atlas.Result, error) { panic("secret cause") }},
-			tasks.Failed, `{"code":-32603,"message":"Internal error"}`,
+			tasks.Failed, `-32603 Internal error`,
 		},
 		{
 			&atlas.Tool{Name: "garbled", Task: always, Run: func(context.Context, atlas.Call) (atlas.Result, error) {
 				return atlas.Result{Structured: json.RawMessage(`{"secret":`)}, nil
 			}},
-			tasks.Failed, `{"code":-32603,"message":"Internal error"}`,
+			tasks.Completed, `internal_error`,
+		},
+		{
+			&atlas.Tool{Name: "asks garbled", Task: always, Run: func(context.Context, atlas.Call) (atlas.Result, error) {
+				return atlas.Result{Ask: &atlas.Ask{Requests: map[string]atlas.ClientRequest{"x": {Params: json.RawMessage(`{"secret":`)}}}}, nil
+			}},
+			tasks.Failed, `-32603 Internal error`,
 		},
 		{
 			&atlas.Tool{Name: "huge", Task: always, Run: func(context.Context, atlas.Call) (atlas.Result, error) { return say(strings.Repeat("x", 300<<10)) }},
-			tasks.Completed, `{"isError":true,"code":"too_large"}`,
+			tasks.Completed, `too_large`,
 		},
 	} {
 		t.Run(tc.tool.Name, func(t *testing.T) {
@@ -340,11 +372,11 @@ func TestHowTasksEnd(t *testing.T) {
 				m := newBench(t, tc.tool).serve(tasks.Config{})
 				id := begin(t, m, callAs(ann, tc.tool.Name)).ID
 				task := until(t, m, ann, id, tc.status)
-				if got := string(task.Result) + string(task.Error); got != tc.holds {
+				if got := told(t, task); got != tc.holds {
 					t.Errorf("holds %s, want %s", got, tc.holds)
 				}
-				if strings.Contains(task.StatusMessage, "secret") {
-					t.Errorf("message %q", task.StatusMessage)
+				if all := fmt.Sprintf("%s%s%s", task.StatusMessage, task.Result, task.Error); strings.Contains(all, "secret") {
+					t.Errorf("tells %s", all)
 				}
 			})
 		})
