@@ -146,7 +146,7 @@ func runAll(ctx context.Context, o options, selected []suite, env []string, stde
 				return fmt.Errorf("%s: %w", s.name, err)
 			}
 			all[i], err = s.run(ctx, runner{
-				cache: cache, home: homes[s.version], url: srv.url, out: filepath.Join(out, s.name), only: o.only, say: stderr, verbose: o.only != "",
+				cache: cache, home: homes[s.version], url: srv.url, out: filepath.Join(out, s.name), only: o.only, say: stderr,
 			})
 			err = errors.Join(err, srv.close())
 			if err != nil {

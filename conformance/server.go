@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -134,7 +135,7 @@ func ignoreClosed(err error) error {
 // withToken forwards to the server at addr and adds the token.
 func withToken(addr, token string) http.Handler {
 	target := &url.URL{Scheme: "http", Host: addr}
-	return &httputil.ReverseProxy{
+	proxy := &httputil.ReverseProxy{
 		FlushInterval: -1,                                                      // events at once
 		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // the suite leaves streams in the middle
 		Transport:     &http.Transport{MaxIdleConnsPerHost: 64},
@@ -145,7 +146,20 @@ func withToken(addr, token string) http.Handler {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.Out.Host = r.In.Host
-			r.Out.Header.Set("Authorization", "Bearer "+token)
+			if r.In.URL.Path == "/mcp" {
+				r.Out.Header.Set("Authorization", "Bearer "+token)
+			}
 		},
 	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The body as a whole first: Atlas may begin to answer before the proxy has seen the body's end,
+		// and then net/http closes the body under the proxy, which breaks the answer off.
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 8<<20))
+		if err != nil {
+			http.Error(w, "read the request", http.StatusBadRequest)
+			return
+		}
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		proxy.ServeHTTP(w, r)
+	})
 }

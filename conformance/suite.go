@@ -47,6 +47,8 @@ type suite struct {
 	args    []string // of the one run
 	each    []string // scenarios to run one by one in place of it, with args
 	atLeast int      // scenarios: fewer means that the run is broken
+
+	authorization bool // tries the authorization server
 }
 
 // suites are what the gate runs. The requirement sets are the suite's own; they hold the scenarios of
@@ -64,6 +66,7 @@ var suites = []suite{
 		"server-initialize", "logging-set-level", "ping", "tools-list", "server-sse-multiple-streams", "resources-list", "prompts-list",
 		"dns-rebinding-protection", "server-session-lifecycle", "server-sse-polling",
 	}, atLeast: 10},
+	{name: "authorization", version: next, profile: product, authorization: true, args: []string{"--spec-version", "2026-07-28"}, atLeast: 2},
 }
 
 func names() []string {
@@ -113,23 +116,21 @@ type runner struct {
 	out       string // folder for what the suite writes
 	only      string // scenario; empty for all
 	say       io.Writer
-	verbose   bool
 }
 
-func (s suite) run(ctx context.Context, r runner) ([]result, error) {
-	if r.only != "" {
+func (s suite) run(ctx context.Context, r runner) (results []result, err error) {
+	switch {
+	case s.authorization:
+		results, err = s.runAuthorization(ctx, r)
+	case r.only != "":
 		return s.runEach(ctx, r, []string{r.only})
+	case s.each != nil:
+		results, err = s.runEach(ctx, r, s.each)
+	default:
+		results, err = s.runOnce(ctx, r, r.out, s.args)
 	}
-	if s.each != nil {
-		return s.runEach(ctx, r, s.each)
-	}
-	times, said, err := s.start(ctx, r, r.out, s.args)
-	if err != nil {
-		return nil, err
-	}
-	results, err := s.collect(r.out, times)
 	if err == nil && len(results) < s.atLeast {
-		err = fmt.Errorf("ran %d scenarios, which should be %d or more; it said:\n%s", len(results), s.atLeast, tail(said, 2000))
+		err = fmt.Errorf("it ran %d scenarios, which should be %d or more", len(results), s.atLeast)
 	}
 	return results, err
 }
@@ -148,20 +149,10 @@ func (s suite) runEach(ctx context.Context, r runner, scenarios []string) ([]res
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(2)
 	for i, name := range scenarios {
-		group.Go(func() error {
-			out := filepath.Join(r.out, name)
-			times, said, err := s.start(ctx, r, out, append(slices.Clone(args), "--scenario", name))
+		group.Go(func() (err error) {
+			all[i], err = s.runOnce(ctx, r, filepath.Join(r.out, name), append(slices.Clone(args), "--scenario", name))
 			if err != nil {
-				return err
-			}
-			if r.verbose {
-				fmt.Fprintf(r.say, "%s\n", said)
-			}
-			if all[i], err = s.collect(out, times); err != nil {
-				return err
-			}
-			if len(all[i]) == 0 && !bytes.Contains(said, []byte("SKIPPED")) && !bytes.Contains(said, []byte("Unknown")) {
-				return fmt.Errorf("scenario %s left no result; it said:\n%s", name, tail(said, 2000))
+				return fmt.Errorf("%s: %w", name, err)
 			}
 			return nil
 		})
@@ -170,10 +161,20 @@ func (s suite) runEach(ctx context.Context, r runner, scenarios []string) ([]res
 	return slices.Concat(all...), err
 }
 
-// start runs the suite's program to its end and returns how long each scenario took.
-func (s suite) start(ctx context.Context, r runner, out string, args []string) (map[string]time.Duration, []byte, error) {
+// runOnce runs the suite's program against the server.
+func (s suite) runOnce(ctx context.Context, r runner, out string, args []string) ([]result, error) {
+	times, said, err := s.execute(ctx, r, append([]string{"server", "--url", r.url, "-o", out}, args...), "Running client scenario '", nil)
+	if err != nil {
+		return nil, err
+	}
+	return s.collect(out, "server-", times, said)
+}
+
+// execute runs the suite's program to its end. It returns what it said and how long each scenario took,
+// of which it says that it begins by a line with the mark and the name. Each line is shown to hear.
+func (s suite) execute(ctx context.Context, r runner, args []string, mark string, hear func(string)) (map[string]time.Duration, []byte, error) {
 	script := filepath.Join(r.home, "node_modules", "@modelcontextprotocol", "conformance", "dist", "index.js")
-	cmd := r.cache.Node(ctx, r.home, script, append([]string{"server", "--url", r.url, "-o", out}, args...)...)
+	cmd := r.cache.Node(ctx, r.home, script, args...)
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, nil, err
@@ -197,9 +198,12 @@ func (s suite) start(ctx context.Context, r runner, out string, args []string) (
 	for lines.Scan() {
 		said.Write(lines.Bytes())
 		said.WriteByte('\n')
-		if rest, ok := strings.CutPrefix(lines.Text(), "Running client scenario '"); ok {
+		if rest, ok := strings.CutPrefix(lines.Text(), mark); ok {
 			name, _, _ := strings.Cut(rest, "'")
 			next(name)
+		}
+		if hear != nil {
+			hear(lines.Text())
 		}
 	}
 	next("")
@@ -213,15 +217,21 @@ func (s suite) start(ctx context.Context, r runner, out string, args []string) (
 	if err != nil {
 		err = fmt.Errorf("%w\n%s", err, tail(said.Bytes(), 2000))
 	}
+	if r.only != "" {
+		fmt.Fprintf(r.say, "%s\n", said.Bytes())
+	}
 	return times, said.Bytes(), err
 }
 
 // collect reads the checks of each scenario, which the suite writes into a folder named by scenario
 // and time.
-func (s suite) collect(out string, times map[string]time.Duration) ([]result, error) {
-	files, err := filepath.Glob(filepath.Join(out, "server-*", "checks.json"))
+func (s suite) collect(out, prefix string, times map[string]time.Duration, said []byte) ([]result, error) {
+	files, err := filepath.Glob(filepath.Join(out, prefix+"*", "checks.json"))
 	if err != nil {
 		return nil, err
+	}
+	if len(files) < len(times) || len(files) == 0 {
+		return nil, fmt.Errorf("it left %d results of %d scenarios and said:\n%s", len(files), len(times), tail(said, 2000))
 	}
 	var results []result
 	for _, file := range files {
@@ -233,7 +243,7 @@ func (s suite) collect(out string, times map[string]time.Duration) ([]result, er
 		if err := json.Unmarshal(data, &checks); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		name := strings.TrimPrefix(filepath.Base(filepath.Dir(file)), "server-")
+		name := strings.TrimPrefix(filepath.Base(filepath.Dir(file)), prefix)
 		for scenario := range times { // the folder's name ends in the time, which has dashes too
 			if rest, ok := strings.CutPrefix(name, scenario+"-"); ok && strings.HasPrefix(rest, "20") && strings.Contains(rest, "T") {
 				name = scenario
