@@ -244,6 +244,8 @@ func badTokens(t testing.TB) []badToken {
 		{"no typ", sign(t, es, keyA(), map[string]any{"kid": "ka", "typ": nil}, claims()), atlas.CodeInvalidToken},
 		{"other audience", good(t, "aud", "https://else.example"), atlas.CodeInvalidToken},
 		{"audience that begins like ours", good(t, "aud", aud+"/x"), atlas.CodeInvalidToken},
+		{"audience with a number in it", good(t, "aud", []any{1, aud}), atlas.CodeInvalidToken},
+		{"audience is an object", good(t, "aud", map[string]any{aud: true}), atlas.CodeInvalidToken},
 		{"no audience", good(t, "aud", nil), atlas.CodeInvalidToken},
 		{"no exp", good(t, "exp", nil), atlas.CodeInvalidToken},
 		{"no iat", good(t, "iat", nil), atlas.CodeInvalidToken},

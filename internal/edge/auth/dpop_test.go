@@ -182,6 +182,30 @@ func TestThumbprintOfRFC7638(t *testing.T) {
 	}
 }
 
+func TestKeysThatProveNothing(t *testing.T) {
+	zero := strings.Repeat("A", 43)
+	p := newProver(t).jwk
+	for name, jwk := range map[string]map[string]any{
+		"nothing":            nil,
+		"a small modulus":    {"kty": "RSA", "n": b64.EncodeToString(append([]byte{0x80}, make([]byte, 127)...)), "e": "AQAB"},
+		"a huge modulus":     {"kty": "RSA", "n": b64.EncodeToString(append([]byte{0x80}, make([]byte, 1100)...)), "e": "AQAB"},
+		"exponent one":       {"kty": "RSA", "n": b64.EncodeToString(keyB().N.Bytes()), "e": "AQ"},
+		"an even exponent":   {"kty": "RSA", "n": b64.EncodeToString(keyB().N.Bytes()), "e": "AQAC"},
+		"a leading zero":     {"kty": "RSA", "n": b64.EncodeToString(append([]byte{0}, keyB().N.Bytes()...)), "e": "AQAB"},
+		"the point zero":     {"kty": "EC", "crv": "P-256", "x": zero, "y": zero},
+		"another curve":      {"kty": "EC", "crv": "P-384", "x": p["x"], "y": p["y"]},
+		"an unknown curve":   {"kty": "EC", "crv": "secp256k1", "x": p["x"], "y": p["y"]},
+		"a short coordinate": {"kty": "EC", "crv": "P-256", "x": "AQ", "y": p["y"]},
+		"X25519":             {"kty": "OKP", "crv": "X25519", "x": zero},
+		"a shared secret":    {"kty": "oct", "k": zero},
+		"no kind":            {"crv": "P-256", "x": p["x"], "y": p["y"]},
+	} {
+		if thumb, err := auth.Thumbprint(jwk); err == nil {
+			t.Errorf("%s: accepted as %s", name, thumb)
+		}
+	}
+}
+
 func TestBadProofs(t *testing.T) {
 	p, thief := newProver(t), newProver(t)
 	tok := p.token(t)
@@ -266,8 +290,8 @@ func TestBadProofs(t *testing.T) {
 	if w := serve(v, sent(t, "DPoP "+tok, p.proof(t, tok), p.proof(t, tok))); w.Code != http.StatusUnauthorized {
 		t.Errorf("two proofs: %d", w.Code)
 	}
-	if w := serve(v, p.request(t, good(t))); w.Code != http.StatusUnauthorized {
-		t.Errorf("a token that is not bound: %d", w.Code)
+	if w := serve(v, p.request(t, good(t))); w.Code != http.StatusUnauthorized || !strings.Contains(w.Header().Get("WWW-Authenticate"), `DPoP realm="atlas", error="invalid_token"`) {
+		t.Errorf("a token that is not bound: %d %v", w.Code, w.Header())
 	}
 	for _, cnf := range []any{nil, "x", map[string]any{}, map[string]any{"x5t#S256": p.jkt}, map[string]any{"jkt": p.jkt, "x5t#S256": p.jkt}, map[string]any{"jkt": 1}, map[string]any{"jkt": "short"}} {
 		c := claims()

@@ -226,6 +226,23 @@ func TestIntrospectionIsCachedAndShared(t *testing.T) {
 	})
 }
 
+func TestIntrospectionCacheCanBeShorter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWeb()
+		w.knows(t, askA, map[string]jwt.MapClaims{"good": active()})
+		v := verifierOf(t, w, asking(func(is *auth.Issuer) { is.Introspection.CacheTTL = 5 * time.Second }))
+		for range 4 {
+			if _, err := v.Verify(t.Context(), "good", ""); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(3 * time.Second)
+		}
+		if n := w.times(askA); n != 2 {
+			t.Errorf("asked %d times in 9 s", n)
+		}
+	})
+}
+
 func TestGarbageDoesNotHammerIntrospection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWeb()
