@@ -13,6 +13,7 @@ import (
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 )
 
 const (
@@ -67,6 +68,12 @@ func clientOf(caps *sdk.ClientCapabilities) atlas.Client {
 // way to send a call again with replies, is asked while the call waits, if there is a connection to
 // ask it on. It returns the call as it was answered.
 func (s *Server) run(ctx context.Context, id *identity, x exchange, call atlas.Call) (atlas.Call, atlas.Result, error) {
+	call, answer, err := s.runTool(ctx, id, x, call)
+	return call, answer.Result, err
+}
+
+// runTool is run for tools, whose calls may become tasks. Clients of the older era cannot follow one.
+func (s *Server) runTool(ctx context.Context, id *identity, x exchange, call atlas.Call) (atlas.Call, tasks.Answer, error) {
 	ctx, cancel := id.bind(ctx)
 	defer cancel()
 	stdio := id.transport == transportStdio
@@ -74,22 +81,24 @@ func (s *Server) run(ctx context.Context, id *identity, x exchange, call atlas.C
 	if !x.modern && !stdio {
 		call.Client = atlas.Client{} // a stateless request knows nothing of the client
 	}
+	call.Client.Tasks = call.Client.Tasks && x.modern
 	for round := 0; ; round++ {
-		res, err := s.once(ctx, x, stdio, call)
+		answer, err := s.once(ctx, x, stdio, call)
 		id.note(err)
+		res := answer.Result
 		if err != nil || res.Ask == nil || x.modern {
-			return call, res, err
+			return call, answer, err
 		}
 		if round == maxAsks {
-			return call, res, atlas.Errorf(atlas.CodeInternal, errors.New("a tool asks without end"), "")
+			return call, answer, atlas.Errorf(atlas.CodeInternal, errors.New("a tool asks without end"), "")
 		}
 		var answers map[string]json.RawMessage
 		if len(res.Ask.Requests) > 0 {
 			if !stdio {
-				return call, res, message.MissingCapability(message.Missing(res.Ask, atlas.Client{}))
+				return call, answer, message.MissingCapability(message.Missing(res.Ask, atlas.Client{}))
 			}
 			if answers, err = ask(ctx, x.session, res.Ask.Requests); err != nil {
-				return call, atlas.Result{Notes: res.Notes}, err
+				return call, tasks.Answer{Result: atlas.Result{Notes: res.Notes}}, err
 			}
 		}
 		call.Reply = &atlas.Reply{Answers: answers, State: res.Ask.State}
@@ -97,13 +106,13 @@ func (s *Server) run(ctx context.Context, id *identity, x exchange, call atlas.C
 	}
 }
 
-func (s *Server) once(ctx context.Context, x exchange, stdio bool, call atlas.Call) (atlas.Result, error) {
+func (s *Server) once(ctx context.Context, x exchange, stdio bool, call atlas.Call) (tasks.Answer, error) {
 	if stdio {
 		p := newPeer(ctx, x)
 		defer p.close()
 		call.Peer = p
 	}
-	return s.deps.Handler(ctx, call)
+	return s.answer(ctx, call)
 }
 
 // ask has the client of a live session answer requests, one after the other.

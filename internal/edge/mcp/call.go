@@ -97,7 +97,7 @@ func (s *Server) callTool(ctx context.Context, id *identity, req *sdk.CallToolRe
 			}
 		}
 	}
-	call, res, err := s.run(ctx, id, exchangeOf(req, p.Meta, p.InputResponses, p.RequestState), call)
+	call, answer, err := s.runTool(ctx, id, exchangeOf(req, p.Meta, p.InputResponses, p.RequestState), call)
 	dialect := s.dialect(req.ProtocolVersion())
 	if err != nil {
 		e := atlas.ErrorOf(err)
@@ -106,6 +106,10 @@ func (s *Server) callTool(ctx context.Context, id *identity, req *sdk.CallToolRe
 		}
 		return &rendered{body: dialect.AppendFailedCall(nil, e, call.ID)}, nil
 	}
+	if answer.Task != nil {
+		return s.taskHandle(answer.Task, dialect, call.ID)
+	}
+	res := answer.Result
 	if res.Ask != nil {
 		if missing := message.Missing(res.Ask, call.Client); missing != nil {
 			return nil, rpcError(message.ErrorOf(message.MissingCapability(missing), &call))

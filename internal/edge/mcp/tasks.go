@@ -79,6 +79,15 @@ func (s *Server) task(ctx context.Context, id *identity, method string, req *sdk
 	return &rendered{body: s.dialect(req.ProtocolVersion()).AppendTaskState(nil, state, call.ID)}, nil
 }
 
+// taskHandle is the answer to a call that goes on as a task.
+func (s *Server) taskHandle(task *tasks.Task, dialect message.Dialect, requestID string) (sdk.Result, error) {
+	members, err := json.Marshal(task)
+	if err != nil {
+		return nil, errInternal // times and text only
+	}
+	return &rendered{body: dialect.AppendTask(nil, members, requestID)}, nil
+}
+
 // taskFailure is a failure of a method of tasks.
 func taskFailure(e *atlas.Error, call *atlas.Call) *jsonrpc.Error {
 	if failure := message.ErrorOf(e, call); failure != nil {
