@@ -108,8 +108,8 @@ func (b *Budget) Stage(next atlas.Handler) atlas.Handler {
 		if !g.full {
 			cause = errCut
 		}
-		inner, cancel := context.WithDeadlineCause(ctx, start.Add(g.timeout), cause)
-		defer cancel()
+		inner := withDeadline(ctx, start.Add(g.timeout), cause)
+		defer inner.end()
 		res, callErr := next(inner, call)
 		took := time.Since(start)
 		res.Notes.Timeout = g.timeout
