@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -71,9 +72,7 @@ func (s signer) sign(header map[string]any, claims jwt.MapClaims, kv ...any) str
 func signWith(t testing.TB, m jwt.SigningMethod, key any, header map[string]any, claims jwt.MapClaims, kv ...any) string {
 	t.Helper()
 	c := jwt.MapClaims{}
-	for k, v := range claims {
-		c[k] = v
-	}
+	maps.Copy(c, claims)
 	for n := 0; n < len(kv); n += 2 {
 		if kv[n+1] == nil {
 			delete(c, kv[n].(string))
@@ -82,9 +81,7 @@ func signWith(t testing.TB, m jwt.SigningMethod, key any, header map[string]any,
 		}
 	}
 	tok := jwt.NewWithClaims(m, c)
-	for k, v := range header {
-		tok.Header[k] = v
-	}
+	maps.Copy(tok.Header, header)
 	out, err := tok.SignedString(key)
 	if err != nil {
 		t.Fatal(err)
@@ -216,8 +213,8 @@ func confidential(key signer) change {
 	}
 }
 
-func basicAuth(id, secret string) string {
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(id)+":"+url.QueryEscape(secret)))
+func asBasic(secret string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte("robot:"+url.QueryEscape(secret)))
 }
 
 func TestClientCredentials(t *testing.T) {
@@ -232,7 +229,7 @@ func TestClientCredentials(t *testing.T) {
 	if c["tenant"] != "acme" || c["sub"] != "robot" || c["client_id"] != "robot" || res.Scope != "tool:crm:read" || res.RefreshToken != "" {
 		t.Errorf("claims %v, %+v", c, res)
 	}
-	i.post("/oauth/token", f, "Authorization", basicAuth("robot", secretText)).must(t)
+	i.post("/oauth/token", f, "Authorization", asBasic(secretText)).must(t)
 
 	for name, r := range map[string]reply{
 		"wrong secret":       post("robot", "wrong"),
@@ -242,8 +239,8 @@ func TestClientCredentials(t *testing.T) {
 		"another's secret":   post("gateway", secretText),
 		"unknown":            post("nobody", secretText),
 		"a secret for a key": post("keyed", secretText),
-		"two ways":           i.post("/oauth/token", with(f, "client_id", "robot", "client_secret", secretText), "Authorization", basicAuth("robot", secretText)),
-		"two clients":        i.post("/oauth/token", with(f, "client_id", "gateway"), "Authorization", basicAuth("robot", secretText)),
+		"two ways":           i.post("/oauth/token", with(f, "client_id", "robot", "client_secret", secretText), "Authorization", asBasic(secretText)),
+		"two clients":        i.post("/oauth/token", with(f, "client_id", "gateway"), "Authorization", asBasic(secretText)),
 		"bearer":             i.post("/oauth/token", with(f, "client_id", "robot"), "Authorization", "Bearer "+res.AccessToken),
 	} {
 		r.refused(t, "invalid_client")
@@ -251,7 +248,7 @@ func TestClientCredentials(t *testing.T) {
 			t.Errorf("%s: %d", name, r.Status)
 		}
 	}
-	if r := i.post("/oauth/token", f, "Authorization", basicAuth("robot", "x")); r.Header.Get("WWW-Authenticate") == "" {
+	if r := i.post("/oauth/token", f, "Authorization", asBasic("x")); r.Header.Get("WWW-Authenticate") == "" {
 		t.Error("no challenge")
 	}
 	i.post("/oauth/token", with(f, "client_id", webClient)).refused(t, "unauthorized_client")

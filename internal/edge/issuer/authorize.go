@@ -158,13 +158,9 @@ func (s *Server) grantable(c *client, p Persona, asked []string) []string {
 }
 
 func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
-	// A request may make the server fetch a document of somebody's choice.
-	if s.documents != nil && isDocumentURL(r.URL.Query().Get("client_id")) {
-		if wait := s.limits.documents.wait(peer(r)); wait > 0 {
-			s.showError(w, r, tooOften(wait))
-			return
-		}
-		s.limits.documents.take(peer(r))
+	if wait := s.mayFetch(r, r.URL.Query().Get("client_id")); wait > 0 {
+		s.showError(w, r, tooOften(wait))
+		return
 	}
 	req, err := s.parseRequest(r.Context(), r.URL.RawQuery)
 	if err != nil {

@@ -88,11 +88,8 @@ func (s *Server) identify(r *http.Request, f url.Values) (c *client, basic bool,
 	default:
 		id = f.Get("client_id")
 	}
-	if s.documents != nil && isDocumentURL(id) {
-		if wait := s.limits.documents.wait(peer(r)); wait > 0 && !s.documents.known(id) {
-			return nil, basic, tooOften(wait)
-		}
-		s.limits.documents.take(peer(r))
+	if wait := s.mayFetch(r, id); wait > 0 {
+		return nil, basic, tooOften(wait)
 	}
 	if c, err = s.client(r.Context(), id); err != nil {
 		if !errors.Is(err, errNoClient) {

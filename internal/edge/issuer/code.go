@@ -143,8 +143,8 @@ func (s *Server) grantExpiry(g grant, now time.Time) time.Time {
 // good. It also stops a grant that is just about to begin.
 func (s *Server) endGrant(ctx context.Context, tenant atlas.TenantID, id string) error {
 	now := time.Now()
-	// Tokens signed until now, and by a request that is under way.
-	if err := s.revoked.add(ctx, id, now.Add(s.cfg.AccessTTL+time.Minute)); err != nil {
+	// Tokens signed until now, also under an earlier configuration, and by a request that is under way.
+	if err := s.revoked.add(ctx, id, now.Add(maxAccessTTL+time.Minute)); err != nil {
 		return err
 	}
 	return update(ctx, s.deps.Store, spaceGrant+string(tenant), id, func(g *grant, found bool) (time.Time, bool) {

@@ -12,6 +12,9 @@ import (
 	"github.com/atlas-mcp/atlas"
 )
 
+// maxAccessTTL is the longest life of an access token that a Server gives, under any configuration.
+const maxAccessTTL = time.Hour
+
 // ServerConfig sets up a Server. The zero value serves the program's personas, if it has any, to
 // clients that describe or register themselves.
 type ServerConfig struct {
@@ -112,7 +115,7 @@ func (c ServerConfig) Validate() error {
 		value     time.Duration
 		min, most time.Duration
 	}{
-		{"access_ttl", c.AccessTTL, 10 * time.Second, time.Hour},
+		{"access_ttl", c.AccessTTL, 10 * time.Second, maxAccessTTL},
 		{"refresh_ttl", c.RefreshTTL, time.Minute, 8760 * time.Hour},
 		{"grant_ttl", c.GrantTTL, time.Minute, 8760 * time.Hour},
 		{"login_ttl", c.LoginTTL, time.Minute, 24 * time.Hour},

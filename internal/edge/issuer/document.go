@@ -57,6 +57,19 @@ func newDocuments(fetch func(context.Context, string) ([]byte, http.Header, erro
 	return &documents{fetch: fetch, max: most, running: make(chan struct{}, maxFetches), cache: map[string]document{}}
 }
 
+// mayFetch counts a request for the client if it makes the server fetch a document of somebody's
+// choice, and returns how long that must wait.
+func (s *Server) mayFetch(r *http.Request, id string) time.Duration {
+	if s.documents == nil || !isDocumentURL(id) || s.documents.known(id) {
+		return 0
+	}
+	if wait := s.limits.documents.wait(peer(r)); wait > 0 {
+		return wait
+	}
+	s.limits.documents.take(peer(r))
+	return 0
+}
+
 // known reports whether the client can be had without a fetch.
 func (d *documents) known(id string) bool {
 	_, ok := d.cached(id)
