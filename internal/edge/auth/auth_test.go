@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -213,6 +214,16 @@ func badTokens(t testing.TB) []badToken {
 		t.Fatal(err)
 	}
 	payload := string(goodClaims)
+	// RFC 7518 section 3.4 binds ES384 to P-384; a signature of a P-256 key can be padded to its size.
+	long := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES384","kid":"ka","typ":"at+jwt"}`)) + "." + base64.RawURLEncoding.EncodeToString(goodClaims)
+	hash := sha512.Sum384([]byte(long))
+	sigR, sigS, err := ecdsa.Sign(rand.Reader, keyA(), hash[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	padded := make([]byte, 96)
+	sigR.FillBytes(padded[:48])
+	sigS.FillBytes(padded[48:])
 	own := newEC()
 	ownJWK := map[string]any{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "ka"}
 	signedByOwn := func(h map[string]any) string { h["kid"] = "ka"; return sign(t, es, own, h, claims()) }
@@ -294,6 +305,7 @@ func badTokens(t testing.TB) []badToken {
 		{"kid with a NUL", sign(t, es, keyA(), map[string]any{"kid": "ka\x00"}, claims()), atlas.CodeInvalidToken},
 		{"kid is empty", sign(t, es, keyA(), map[string]any{"kid": ""}, claims()), atlas.CodeInvalidToken},
 		{"algorithm of another kind of key", sign(t, jwt.SigningMethodRS256, keyB(), kidA, claims()), atlas.CodeInvalidToken},
+		{"algorithm of another curve", long + "." + base64.RawURLEncoding.EncodeToString(padded), atlas.CodeInvalidToken},
 		{"alg is a list", raw(`{"alg":["ES256"],"kid":"ka","typ":"at+jwt"}`, payload), atlas.CodeInvalidToken},
 		{"typ is JWT", sign(t, es, keyA(), map[string]any{"kid": "ka", "typ": "JWT"}, claims()), atlas.CodeInvalidToken},
 		{"a logout token", sign(t, es, keyA(), map[string]any{"kid": "ka", "typ": "logout+jwt"}, claims()), atlas.CodeInvalidToken},

@@ -72,7 +72,7 @@ func TestAttacksFailWhereTheyShould(t *testing.T) {
 		"issuer twice": {"form"}, "tenant twice": {"form"}, "tenant twice, once escaped": {"form"}, "a name twice deep inside": {"form"}, "alg twice": {"form"}, "kid twice": {"form"},
 		"something behind the claims": {"form"}, "bytes that are not UTF-8": {"form"}, "nested very deeply": {"form"}, "huge": {"form"}, "encrypted": {"form"}, "padded": {"form"},
 		"signature in another spelling": {"form"}, "key in the header": {"signature"}, "key set in the header": {"signature"}, "certificate URL in the header": {"signature"},
-		"kid is a path": {"key"}, "kid is a URL": {"key"}, "kid is SQL": {"key"}, "kid with a NUL": {"key"}, "algorithm of another kind of key": {"signature"},
+		"kid is a path": {"key"}, "kid is a URL": {"key"}, "kid is SQL": {"key"}, "kid with a NUL": {"key"}, "algorithm of another kind of key": {"signature"}, "algorithm of another curve": {"signature"},
 		"bound to a certificate": {"binding"},
 	}
 	v := newVerifier(t, nil)
