@@ -12,6 +12,7 @@ import (
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/source"
+	"github.com/atlas-mcp/atlas/internal/tool"
 )
 
 const asks = `
@@ -335,5 +336,80 @@ tools:
 	}
 	if h.tools["crm_query"].Task != (atlas.TaskSpec{}) {
 		t.Error("a tool is a task without being told")
+	}
+}
+
+// Whatever a client sends, what comes of it is complete and fits, or there is an error.
+func FuzzAsk(f *testing.F) {
+	h := newHouse(f).build(yaml(asks))
+	tl := h.tools["asks"]
+	for _, args := range []string{``, `{}`, `null`, `{"id":"o_1"}`, `{"n":1,"n":2}`, `[`, `{"id":null}`, ` {"note":"\ud800"} `} {
+		for _, result := range []string{
+			`{"action":"accept","content":{"id":"o_7","n":4}}`, `{"action":"accept","content":{"id":"o_7","id":"x"}}`, `{"action":"decline"}`,
+			`{"action":"accept","content":{"id":"o_7","n":1e2}}`, `7`, `{"action":"accept","content":{"id":{"a":1},"n":[2]}}`,
+		} {
+			f.Add(args, result)
+		}
+	}
+	f.Fuzz(func(t *testing.T, args, result string) {
+		call := atlas.Call{Name: "asks", Tenant: "acme", Args: atlas.Args{Raw: json.RawMessage(args)}, Client: person}
+		call.Reply = &atlas.Reply{State: []byte(`{"asked":"fields"}`), Answers: map[string]json.RawMessage{"fields": json.RawMessage(result)}}
+		got, ask, err := tl.Ask(t.Context(), call)
+		if err != nil || ask != nil {
+			if got != nil {
+				t.Errorf("arguments %s beside %v, %v", got, ask, err)
+			}
+			return
+		}
+		var sent, v map[string]any
+		if err := json.Unmarshal(got, &v); err != nil || v == nil {
+			t.Fatalf("%q with %q became %q: %v", args, result, got, err)
+		}
+		if len(strings.TrimSpace(args)) > 0 {
+			if err := json.Unmarshal([]byte(args), &sent); err != nil {
+				t.Fatalf("%q is no object and went through", args)
+			}
+		}
+		if id, ok := v["id"].(string); sent["id"] == nil && !strings.Contains(args, `id`) && (!ok || !strings.HasPrefix(id, "o_")) {
+			t.Errorf("%q with %q became %q", args, result, got)
+		}
+	})
+}
+
+// An approval or a cached answer must not outlive a change of what is asked, shown or read.
+func TestVersionsHoldWhatIsDeclared(t *testing.T) {
+	const file = `
+tools:
+  a: {source: crm, description: Gives one. Use it., input: {x: {type: string, description: "an x"}}, sql: "SELECT :x", ask: {when_missing: [x], message: %s}, icons: [{src: "https://example.com/%s"}], task: {timeout: %s}}
+resources:
+  r: {uri: "atlas://x/%s", tool: crm_schema, description: One., text: %s}
+prompts:
+  p: {description: One., messages: [{role: user, text: %s}]}
+`
+	versions := func(args ...any) map[string]string {
+		out := map[string]string{}
+		for name, tl := range newHouse(t).build(yaml(file, args...)).tools {
+			out[name] = tl.Version
+		}
+		return out
+	}
+	base := []any{"m", "i", "1m", "u", "tables.0.name", "text"}
+	before := versions(base...)
+	for i, change := range []struct{ to, name string }{{"n", "a"}, {"j", "a"}, {"2m", "a"}, {"v", "r"}, {"tables.1.name", "r"}, {"texts", "p"}} {
+		args := append([]any{}, base...)
+		args[i] = change.to
+		if after := versions(args...); after[change.name] == before[change.name] {
+			t.Errorf("%v and %v: %s is the same version", base[i], change.to, change.name)
+		}
+	}
+}
+
+func TestSourcesMayNotBeCalledPrompts(t *testing.T) {
+	h := newHouse(t)
+	for _, name := range []string{"prompts", "composed", "workflow"} {
+		h.sources = map[string]tool.Source{name: {Kind: "sqlite", Source: h.crm}}
+		if _, err := tool.Build(h.sources, nil, h.deps()); err == nil || !strings.Contains(err.Error(), "taken by Atlas") {
+			t.Errorf("%s: %v", name, err) // rules about prompts would hold for its tables
+		}
 	}
 }
