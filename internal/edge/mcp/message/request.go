@@ -3,7 +3,6 @@ package message
 import (
 	"bytes"
 	"encoding/json"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/atlas-mcp/atlas"
@@ -298,8 +297,10 @@ func (r *Request) Target() (target []byte, ok bool) {
 		return r.Name, true
 	case methodRead:
 		return r.uri, true
+	case methodGetTask, methodUpdateTask, methodCancelTask:
+		return r.task, true
 	}
-	return r.task, strings.HasPrefix(r.Method, methodTasks)
+	return nil, false
 }
 
 // ReadInitialize reads the parameters of initialize: the revision that the client asks for, and what
