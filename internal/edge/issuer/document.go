@@ -44,7 +44,7 @@ type documents struct {
 	group   singleflight.Group
 	running chan struct{} // slots for fetches
 
-	mu    sync.Mutex // guards known
+	mu    sync.Mutex // guards cache
 	cache map[string]document
 }
 
