@@ -50,7 +50,7 @@ func (d *deadline) passed() bool { return !time.Now().Before(d.at) }
 // cancelled it is taken to be that, so that no caller makes a source look slow by going away.
 func (d *deadline) start() {
 	around := d.Context
-	if d.cause != nil && d.passed() && errors.Is(around.Err(), context.DeadlineExceeded) {
+	if d.cause != nil && errors.Is(around.Err(), context.DeadlineExceeded) {
 		around = context.WithoutCancel(around)
 	}
 	d.timed, d.cancel = context.WithDeadlineCause(around, d.at, d.cause)
@@ -63,7 +63,7 @@ func (d *deadline) Deadline() (time.Time, bool) { return d.at, true }
 func (d *deadline) Done() <-chan struct{} { return d.context(true).Done() }
 
 // Err implements [context.Context].
-func (d *deadline) Err() error { return d.context(d.Context.Err() != nil).Err() }
+func (d *deadline) Err() error { return d.context(false).Err() }
 
 // Value implements [context.Context].
 func (d *deadline) Value(key any) any { return d.context(false).Value(key) }

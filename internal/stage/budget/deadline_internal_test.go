@@ -25,17 +25,12 @@ func TestDeadlineIsThatOfTheStandardLibrary(t *testing.T) {
 		children []context.Context
 		after    atomic.Int32 // functions that ran when it ended
 	}
-	rapid.Check(t, func(rt *rapid.T) {
-		// Drawn first: rapid's own values are not made in a bubble.
-		room := time.Duration(rapid.IntRange(-1, 4).Draw(rt, "time until the deadline")) * time.Second
-		aroundRoom := time.Duration(rapid.IntRange(1, 8).Draw(rt, "time until the deadline around"))*time.Second + time.Second/2
-		steps := rapid.SliceOfN(rapid.SampledFrom([]string{
-			"err", "done", "cause", "value", "deadline", "child", "timed child", "after", "sleep", "sleep", "end", "cancel around",
-		}), 1, 12).Draw(rt, "steps")
+	// compare fails with what the two differ in.
+	compare := func(t *testing.T, room, aroundRoom time.Duration, steps []string) (differ string) {
 		synctest.Test(t, func(t *testing.T) {
 			open := func(lazy bool) *subject {
 				base, cancel := context.WithCancelCause(context.WithValue(context.Background(), valueKey{}, "v"))
-				around, stop := context.WithTimeout(base, aroundRoom)
+				around, stop := context.WithTimeoutCause(base, aroundRoom, errAround)
 				s := &subject{around: func(err error) { cancel(err); stop() }}
 				at := time.Now().Add(room)
 				if lazy {
@@ -99,7 +94,8 @@ func TestDeadlineIsThatOfTheStandardLibrary(t *testing.T) {
 					want += "; " + look(child)
 				}
 				if got != want || ours.after.Load() != theirs.after.Load() {
-					rt.Errorf("after %q: %s %d, want %s %d", steps[:i+1], got, ours.after.Load(), want, theirs.after.Load())
+					differ = fmt.Sprintf("after %q: %s %d, want %s %d", steps[:i+1], got, ours.after.Load(), want, theirs.after.Load())
+					break
 				}
 			}
 			for _, s := range []*subject{ours, theirs} {
@@ -108,5 +104,33 @@ func TestDeadlineIsThatOfTheStandardLibrary(t *testing.T) {
 			}
 			synctest.Wait()
 		})
+		return differ
+	}
+	const s = time.Second
+	for _, c := range []struct {
+		room, aroundRoom time.Duration
+		steps            []string
+	}{
+		{1 * s, 3 * s / 2, []string{"sleep", "sleep", "cause"}}, // both have passed unseen
+		{3 * s, 3 * s / 2, []string{"sleep", "sleep", "cause", "deadline"}},
+		{1 * s, 9 * s, []string{"end", "sleep", "end", "err"}},
+		{0, 9 * s, []string{"end", "err", "cause"}},
+		{2 * s, 9 * s, []string{"err", "cancel around", "err", "sleep", "sleep", "cause"}},
+		{2 * s, 9 * s, []string{"child", "after", "sleep", "value", "sleep", "cause", "end"}},
+		{2 * s, 9 * s, []string{"end", "cancel around", "err", "cause", "value"}},
+	} {
+		if differ := compare(t, c.room, c.aroundRoom, c.steps); differ != "" {
+			t.Errorf("%s and %s around: %s", c.room, c.aroundRoom, differ)
+		}
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		room := time.Duration(rapid.IntRange(-1, 4).Draw(rt, "seconds until the deadline")) * s
+		aroundRoom := time.Duration(rapid.IntRange(1, 8).Draw(rt, "seconds until the deadline around"))*s + s/2
+		steps := rapid.SliceOfN(rapid.SampledFrom([]string{
+			"err", "done", "cause", "value", "deadline", "child", "timed child", "after", "sleep", "sleep", "end", "cancel around",
+		}), 1, 12).Draw(rt, "steps")
+		if differ := compare(t, room, aroundRoom, steps); differ != "" {
+			rt.Error(differ)
+		}
 	})
 }
