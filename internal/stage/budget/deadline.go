@@ -13,7 +13,7 @@ import (
 type deadline struct {
 	context.Context // around
 	at              time.Time
-	cause           error
+	cause           error // nil: the deadline is that of the context around
 
 	mu     sync.Mutex // guards what follows
 	timed  context.Context
@@ -23,7 +23,7 @@ type deadline struct {
 
 func withDeadline(ctx context.Context, at time.Time, cause error) *deadline {
 	if around, ok := ctx.Deadline(); ok && around.Before(at) {
-		at, cause = around, nil // as context.WithDeadlineCause has it: the context around ends this one
+		at, cause = around, nil // it ends this one, with its own cause
 	}
 	return &deadline{Context: ctx, at: at, cause: cause}
 }
@@ -49,11 +49,14 @@ func (d *deadline) passed() bool { return !time.Now().Before(d.at) }
 // Of two deadlines it is the earlier, which is never the one around; where the one around was
 // cancelled it is taken to be that, so that no caller makes a source look slow by going away.
 func (d *deadline) start() {
-	around := d.Context
-	if d.cause != nil && errors.Is(around.Err(), context.DeadlineExceeded) {
-		around = context.WithoutCancel(around)
+	switch {
+	case d.cause == nil: // the context around has the earlier deadline
+		d.timed, d.cancel = context.WithCancel(d.Context)
+	case errors.Is(d.Context.Err(), context.DeadlineExceeded):
+		d.timed, d.cancel = context.WithDeadlineCause(context.WithoutCancel(d.Context), d.at, d.cause)
+	default:
+		d.timed, d.cancel = context.WithDeadlineCause(d.Context, d.at, d.cause)
 	}
-	d.timed, d.cancel = context.WithDeadlineCause(around, d.at, d.cause)
 }
 
 // Deadline implements [context.Context].
