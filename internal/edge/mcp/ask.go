@@ -157,7 +157,7 @@ var asks = map[string]func(context.Context, *sdk.ServerSession, json.RawMessage)
 		return session.Elicit(ctx, &p)
 	},
 	message.MethodSample: func(ctx context.Context, session *sdk.ServerSession, raw json.RawMessage) (any, error) {
-		var p sdk.CreateMessageWithToolsParams
+		var p sdk.CreateMessageWithToolsParams //nolint:staticcheck // see asks
 		if err := json.Unmarshal(raw, &p); err != nil {
 			return nil, err
 		}

@@ -28,6 +28,9 @@ type identity struct {
 	listener  *listener       // of a connection of the older era; nil if there is none
 	session   direct.Session  // of the older era over HTTP; zero if there is none
 	ended     context.Context // ends when no more will come on the connection; nil if there is none
+	tell      teller          // writes to the client, once its subscription has been acknowledged
+
+	taskIDs func(subscription any) []string // what a subscription wants to follow, which the SDK does not know
 
 	// stepUp is the failure of a call over HTTP whose token lacks scopes. HTTP has a status for it,
 	// which the SDK cannot give.

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -105,7 +106,7 @@ func TestIconIsAPicture(t *testing.T) {
 	dec := xml.NewDecoder(strings.NewReader(string(svg)))
 	for n := 0; ; n++ {
 		tok, err := dec.Token()
-		if err == io.EOF && n > 0 {
+		if errors.Is(err, io.EOF) && n > 0 {
 			break
 		}
 		if err != nil {

@@ -18,14 +18,16 @@ type pipe struct {
 	done <-chan struct{} // closed when the connection is told to stop
 	end  func()          // called at the end of the input
 
+	writing sync.Mutex // held while a message is written
+
 	mu      sync.Mutex
 	partial []byte              // of the line that is being read
-	open    map[string]struct{} // ids of requests that have no answer yet
+	open    map[string][]string // requests that have no answer yet: the tasks that they want to follow, by their ids
 	idle    chan struct{}       // closed when open is empty and something waits
 }
 
 func newPipe(done <-chan struct{}, end func(), in io.ReadCloser, out io.WriteCloser, wait time.Duration) *pipe {
-	return &pipe{done: done, end: end, in: in, out: out, wait: wait, open: map[string]struct{}{}}
+	return &pipe{done: done, end: end, in: in, out: out, wait: wait, open: map[string][]string{}}
 }
 
 // reader and writer are the pipe's ends, for the SDK.
@@ -63,7 +65,11 @@ func (p *pipe) note(b []byte) {
 		}
 		for _, m := range headsOf(p.partial) {
 			if m.call() {
-				p.open[string(m.ID)] = struct{}{}
+				var follows []string
+				if m.Method == "subscriptions/listen" {
+					follows = taskIDsIn(p.partial)
+				}
+				p.open[string(m.ID)] = follows
 			}
 		}
 		p.partial, b = p.partial[:0], rest
@@ -96,7 +102,9 @@ func headsOf(line []byte) []head {
 
 // Write writes one message, as the SDK does, and crosses off the request that it answers.
 func (p pipeWriter) Write(b []byte) (int, error) {
+	p.writing.Lock()
 	n, err := p.out.Write(b)
+	p.writing.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, m := range headsOf(b) {
@@ -109,6 +117,25 @@ func (p pipeWriter) Write(b []byte) (int, error) {
 		p.idle = nil
 	}
 	return n, err
+}
+
+// tell writes a message beside the SDK.
+func (p *pipe) tell(message []byte) error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	_, err := p.out.Write(append(message, '\n'))
+	return err
+}
+
+// taskIDs returns the tasks that an open subscription wants to follow.
+func (p *pipe) taskIDs(subscription any) []string {
+	id, err := json.Marshal(subscription)
+	if err != nil {
+		return nil // it came from JSON
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open[string(id)]
 }
 
 // Close closes the output.

@@ -63,7 +63,7 @@ func (s *Server) bridge() http.Handler {
 			Extra: map[string]any{identityKey: id},
 		}, nil
 	}, &auth.RequireBearerTokenOptions{AllowMissingExpiration: true, ClockSkew: maxSkew})
-	inner := keepAlive(bridge(h), s.cfg.KeepAlive, s.cfg.WriteTimeout)
+	inner := bridge(h)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := newIdentity(edge.CallerOf(r.Context()), "http")
 		if r.Header.Get(message.HeaderVersion) < message.FirstModern {
@@ -73,7 +73,13 @@ func (s *Server) bridge() http.Handler {
 		r = r.WithContext(context.WithValue(r.Context(), identityContextKey{}, id))
 		r.Header = r.Header.Clone()
 		r.Header.Set("Authorization", "Bearer verified") // whatever its scheme was; the token goes no further
-		inner.ServeHTTP(&stepUpWriter{ResponseWriter: w, id: id, challenge: s.deps.Challenge}, r)
+		if s.deps.Tasks != nil && r.Header.Get(message.HeaderMethod) == "subscriptions/listen" {
+			follow(id, r)
+		}
+		sw := newStreamWriter(&stepUpWriter{ResponseWriter: w, id: id, challenge: s.deps.Challenge}, s.cfg.KeepAlive, s.cfg.WriteTimeout)
+		defer sw.close()
+		id.tell = sw.tell
+		inner.ServeHTTP(sw, r)
 	})
 }
 

@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"slices"
 	"sync"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 )
 
 // maxSubscribed bounds the resources of one subscription.
@@ -122,13 +125,28 @@ func (l *listener) take() (lists [kinds]bool, uris []string) {
 	return lists, uris
 }
 
-// A teller sends a notification to a listener's client.
-type teller func(ctx context.Context, method string, params notification) error
+// A teller writes one JSON-RPC message to a client, at a moment when nothing else is being written.
+//
+// Notifications go past the SDK. It can send only those that it knows, to whom it thinks listens.
+type teller func(message []byte) error
 
-// A notification is what is told: the list of a kind has changed, or the resource at URI.
-type notification struct {
-	Kind atlas.Kind
-	URI  string
+// notify tells of method. Subscription is the id of the subscription that the notification belongs to,
+// or nil; params may be nil.
+func (tell teller) notify(method string, subscription any, params map[string]any) error {
+	if subscription != nil {
+		if params == nil {
+			params = make(map[string]any, 1)
+		}
+		params["_meta"] = map[string]any{sdk.MetaKeySubscriptionID: subscription}
+	}
+	raw := []byte("{}")
+	if params != nil {
+		var err error
+		if raw, err = json.Marshal(params); err != nil {
+			return err
+		}
+	}
+	return tell(message.AppendNotification(nil, method, raw))
 }
 
 // listChanged are the notifications of the lists, by kind.
@@ -142,7 +160,7 @@ const resourceUpdated = "notifications/resources/updated"
 
 // serve tells l, which is in the hub, what there is to tell, until ctx ends or the client cannot be
 // told any more.
-func (s *Server) serve(ctx context.Context, l *listener, tell teller) {
+func (s *Server) serve(ctx context.Context, l *listener, tell teller, subscription any) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -151,7 +169,7 @@ func (s *Server) serve(ctx context.Context, l *listener, tell teller) {
 		}
 		lists, uris := l.take()
 		for kind, changed := range lists {
-			if changed && tell(ctx, listChanged[kind], notification{Kind: atlas.Kind(kind)}) != nil {
+			if changed && tell.notify(listChanged[kind], subscription, nil) != nil {
 				return
 			}
 		}
@@ -160,7 +178,7 @@ func (s *Server) serve(ctx context.Context, l *listener, tell teller) {
 		}
 		sees := s.sees(ctx, l)
 		for _, uri := range uris {
-			if sees(uri) && tell(ctx, resourceUpdated, notification{Kind: atlas.KindResource, URI: uri}) != nil {
+			if sees(uri) && tell.notify(resourceUpdated, subscription, map[string]any{"uri": uri}) != nil {
 				return
 			}
 		}
@@ -211,7 +229,7 @@ func (s *Server) visibleURIs(ctx context.Context, id *identity, meta map[string]
 // The SDK is told of a subscription to nothing: it acknowledges that, as acknowledge corrects, and
 // returns the result, which is held back until the end. What the client is told in between is ours
 // to send, to this caller alone.
-func (s *Server) listen(ctx context.Context, id *identity, req *sdk.SubscriptionsListenRequest, send, next sdk.MethodHandler) (sdk.Result, error) {
+func (s *Server) listen(ctx context.Context, id *identity, req *sdk.SubscriptionsListenRequest, next sdk.MethodHandler) (sdk.Result, error) {
 	want := req.Params.Notifications
 	if want == nil {
 		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: `"notifications" is missing`}
@@ -242,20 +260,35 @@ func (s *Server) listen(ctx context.Context, id *identity, req *sdk.Subscription
 	if err := s.subscribeAll(ctx, l, want.ResourceSubscriptions, req.Params.Meta); err != nil {
 		return nil, err
 	}
-	ack := &acknowledgement{agreed: sdk.NotificationSubscriptions{
-		ToolsListChanged: want.ToolsListChanged, PromptsListChanged: want.PromptsListChanged,
-		ResourcesListChanged: want.ResourcesListChanged, ResourceSubscriptions: slices.Sorted(maps.Keys(l.uris)),
+	ack := &acknowledgement{agreed: agreed{
+		Tools: want.ToolsListChanged, Prompts: want.PromptsListChanged, Resources: want.ResourcesListChanged,
+		URIs: slices.Sorted(maps.Keys(l.uris)),
 	}}
-	nothing := l.lists == [kinds]bool{} && len(l.uris) == 0
+	var followed *tasks.Subscription
+	ack.complete = func() (err error) {
+		followed, ack.agreed.TaskIDs, err = s.followTasks(ctx, id, exchangeOf(req, nil, nil, ""), ack.subscription)
+		return err
+	}
 	s.hub.add(l) // before the client is told that it is listening
 	defer s.hub.remove(l)
 	toNothing := *req
 	toNothing.Params = &sdk.SubscriptionsListenParams{Meta: req.Params.Meta, Notifications: &sdk.NotificationSubscriptions{}}
 	res, err := next(context.WithValue(ctx, acknowledgementKey{}, ack), "subscriptions/listen", &toNothing)
-	if err != nil || nothing {
+	if followed != nil {
+		defer followed.Close()
+	}
+	if ack.err != nil {
+		return nil, ack.err
+	}
+	if err != nil || ack.agreed.nothing() {
 		return res, err
 	}
-	s.serve(ctx, l, sdkTeller(req.Session, send, ack.subscription))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if followed != nil {
+		wg.Go(func() { tellTasks(ctx, followed, id.tell, ack.subscription) })
+	}
+	s.serve(ctx, l, id.tell, ack.subscription)
 	<-ctx.Done() // if it could not be told, the client has gone or will
 	return res, nil
 }
@@ -290,47 +323,51 @@ func (s *Server) subscribeAll(ctx context.Context, l *listener, uris []string, m
 	return nil
 }
 
-// An acknowledgement is what a subscription was granted, on its way through the SDK.
+// agreed is what of a subscription was granted.
+type agreed struct {
+	Tools     bool     `json:"toolsListChanged,omitempty"`
+	Prompts   bool     `json:"promptsListChanged,omitempty"`
+	Resources bool     `json:"resourcesListChanged,omitempty"`
+	URIs      []string `json:"resourceSubscriptions,omitempty"`
+	TaskIDs   []string `json:"taskIds,omitempty"` // SEP-2663
+}
+
+func (a *agreed) nothing() bool {
+	return !a.Tools && !a.Prompts && !a.Resources && len(a.URIs) == 0 && len(a.TaskIDs) == 0
+}
+
+// An acknowledgement is what was granted, on its way through the SDK.
 type acknowledgement struct {
-	agreed       sdk.NotificationSubscriptions
-	subscription any // the id that the SDK gave it: the request's
+	agreed       agreed
+	subscription any          // the id that the SDK gave it: the request's
+	complete     func() error // grants what takes that id to find out
+	err          error        // of complete
 }
 
 type acknowledgementKey struct{}
+
+type acknowledgeParams struct {
+	sdk.ParamsBase
+	Notifications agreed `json:"notifications"`
+}
 
 // acknowledge puts what was granted into the message with which the SDK acknowledges a subscription,
 // and learns the subscription's id from it.
 func acknowledge(next sdk.MethodHandler) sdk.MethodHandler {
 	return func(ctx context.Context, method string, req sdk.Request) (sdk.Result, error) {
 		ack, _ := ctx.Value(acknowledgementKey{}).(*acknowledgement)
-		if params, ok := req.GetParams().(*sdk.SubscriptionsAcknowledgedParams); ok && ack != nil {
-			params.Notifications = ack.agreed
-			ack.subscription = params.Meta[sdk.MetaKeySubscriptionID]
+		was, isAck := req.GetParams().(*sdk.SubscriptionsAcknowledgedParams)
+		session, isServer := req.GetSession().(*sdk.ServerSession)
+		if !isAck || !isServer || ack == nil {
+			return next(ctx, method, req)
 		}
-		return next(ctx, method, req)
-	}
-}
-
-// sdkTeller tells the client of an SDK session. Subscription is nil on a connection of the older era.
-func sdkTeller(session *sdk.ServerSession, send sdk.MethodHandler, subscription any) teller {
-	return func(ctx context.Context, method string, n notification) error {
-		var meta sdk.Meta
-		if subscription != nil {
-			meta = sdk.Meta{sdk.MetaKeySubscriptionID: subscription}
+		ack.subscription = was.Meta[sdk.MetaKeySubscriptionID]
+		if ack.err = ack.complete(); ack.err != nil {
+			return nil, ack.err
 		}
-		var req sdk.Request
-		switch {
-		case n.URI != "":
-			req = &sdk.ServerRequest[*sdk.ResourceUpdatedNotificationParams]{Session: session, Params: &sdk.ResourceUpdatedNotificationParams{Meta: meta, URI: n.URI}}
-		case n.Kind == atlas.KindPrompt:
-			req = &sdk.ServerRequest[*sdk.PromptListChangedParams]{Session: session, Params: &sdk.PromptListChangedParams{Meta: meta}}
-		case n.Kind == atlas.KindResource:
-			req = &sdk.ServerRequest[*sdk.ResourceListChangedParams]{Session: session, Params: &sdk.ResourceListChangedParams{Meta: meta}}
-		default:
-			req = &sdk.ServerRequest[*sdk.ToolListChangedParams]{Session: session, Params: &sdk.ToolListChangedParams{Meta: meta}}
-		}
-		_, err := send(ctx, method, req)
-		return err
+		params := &acknowledgeParams{Notifications: ack.agreed}
+		params.Meta = was.Meta
+		return next(ctx, method, &sdk.ServerRequest[*acknowledgeParams]{Session: session, Params: params})
 	}
 }
 

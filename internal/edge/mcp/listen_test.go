@@ -28,8 +28,13 @@ type subscription struct {
 // subscribe opens a subscription to what notifications says, as JSON.
 func (h *house) subscribe(t *testing.T, tok, notifications string) *subscription {
 	t.Helper()
+	return h.subscribeBody(t, tok, message(modern, "subscriptions/listen", `"notifications":`+notifications, ""))
+}
+
+// subscribeBody opens a subscription with the message.
+func (h *house) subscribeBody(t *testing.T, tok, body string) *subscription {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	body := message(modern, "subscriptions/listen", `"notifications":`+notifications, "")
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL+"/mcp", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +43,7 @@ func (h *house) subscribe(t *testing.T, tok, notifications string) *subscription
 		"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}, "Mcp-Protocol-Version": {modern},
 		"Mcp-Method": {"subscriptions/listen"}, "Authorization": {"Bearer " + tok},
 	}
-	resp, err := h.Client().Do(req)
+	resp, err := h.Client().Do(req) //nolint:bodyclose // by end
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +68,9 @@ type told struct {
 	Method string
 	Params struct {
 		URI           string
+		TaskID        string
+		Status        string
+		Result        json.RawMessage
 		Notifications json.RawMessage
 		Meta          map[string]any `json:"_meta"`
 	}
@@ -191,7 +199,7 @@ func TestUpdatesFollowTheActingTenant(t *testing.T) {
 		"Mcp-Method": {"subscriptions/listen"}, "X-Tenant-Id": {"globex"},
 		"Authorization": {"Bearer " + h.token(t, issuer.Claims{Tenant: "acme", Subject: "root", Scopes: []string{atlas.ScopeImpersonate}})},
 	}
-	resp, err := h.Client().Do(req)
+	resp, err := h.Client().Do(req) //nolint:bodyclose // by end
 	if err != nil {
 		t.Fatal(err)
 	}

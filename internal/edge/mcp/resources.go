@@ -170,12 +170,11 @@ func (s *Server) readResource(ctx context.Context, id *identity, req *sdk.ReadRe
 // readFailure is the error of a resource that could not be read. Arguments that do not fit the schema
 // came out of the URI: there is no such resource.
 func readFailure(e *atlas.Error, call atlas.Call, uri string) error {
+	gone := e.Code == atlas.CodeToolNotFound
 	if call.Fault == nil {
-		switch e.Code {
-		case atlas.CodeToolNotFound, atlas.CodeNotFound, atlas.CodeInvalidArguments:
-			return notThere(uri)
-		}
-	} else if e.Code == atlas.CodeToolNotFound {
+		gone = gone || e.Code == atlas.CodeNotFound || e.Code == atlas.CodeInvalidArguments
+	}
+	if gone {
 		return notThere(uri)
 	}
 	return requestFailure(e, call)

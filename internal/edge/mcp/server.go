@@ -96,7 +96,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		return nil, fmt.Errorf("mcp: %w", err)
 	}
 	s.catalog.Store(newCatalog(deps.Tools()))
-	s.sdk, _ = s.newSDK(nil)
+	s.sdk = s.newSDK(nil)
 	endpoint, err := s.endpoint()
 	if err != nil {
 		return nil, fmt.Errorf("mcp: %w", err)
@@ -127,16 +127,15 @@ func (s *Server) ToolsChanged() {
 // not wait for them.
 func (s *Server) ResourceUpdated(tenant atlas.TenantID, uri string) { s.hub.updated(tenant, uri) }
 
-// newSDK returns an SDK server, and how it sends to its clients. With a fixed caller every request is that caller's (stdio);
-// without one a request without an identity is refused.
+// newSDK returns an SDK server. With a fixed caller every request is that caller's (stdio); without one a request without an identity is refused.
 //
 // Nothing is registered with the SDK. It looks a registered tool up before anybody has asked who
 // calls: a fault in a mirrored header (x-mcp-header) is answered differently for a tool that the
 // caller may not see than for one that does not exist. And what it sends on a change goes to every
 // session, whoever that is. So the middleware answers what is about tools, prompts and resources and
 // sends what listeners are told, and the SDK does the protocol.
-func (s *Server) newSDK(fixed *identity) (srv *sdk.Server, send sdk.MethodHandler) {
-	srv = sdk.NewServer(s.implementation(), &sdk.ServerOptions{
+func (s *Server) newSDK(fixed *identity) *sdk.Server {
+	srv := sdk.NewServer(s.implementation(), &sdk.ServerOptions{
 		Instructions: s.cfg.Instructions,
 		Logger:       s.sdkLog(),
 		Capabilities: s.withTasks(capabilities(true)),
@@ -145,13 +144,10 @@ func (s *Server) newSDK(fixed *identity) (srv *sdk.Server, send sdk.MethodHandle
 			c.CacheScope, c.TTLMs = "private", ttlMs(s.cfg.ListTTL)
 		},
 	})
-	srv.AddSendingMiddleware(func(next sdk.MethodHandler) sdk.MethodHandler {
-		send = next
-		return acknowledge(next)
-	})
-	srv.AddReceivingMiddleware(func(next sdk.MethodHandler) sdk.MethodHandler { return s.receive(fixed, send, next) })
+	srv.AddSendingMiddleware(acknowledge)
+	srv.AddReceivingMiddleware(func(next sdk.MethodHandler) sdk.MethodHandler { return s.receive(fixed, next) })
 	s.addTasks(srv)
-	return srv, send
+	return srv
 }
 
 // implementation is how the server names itself.
@@ -175,7 +171,7 @@ func capabilities(tells bool) *sdk.ServerCapabilities {
 }
 
 // receive stands before the SDK's own methods.
-func (s *Server) receive(fixed *identity, send, next sdk.MethodHandler) sdk.MethodHandler {
+func (s *Server) receive(fixed *identity, next sdk.MethodHandler) sdk.MethodHandler {
 	return func(ctx context.Context, method string, req sdk.Request) (res sdk.Result, err error) {
 		// The SDK runs this on a goroutine of its own, where a panic would end the process.
 		defer func() {
@@ -184,7 +180,7 @@ func (s *Server) receive(fixed *identity, send, next sdk.MethodHandler) sdk.Meth
 				res, err = nil, errInternal
 			}
 		}()
-		answer := s.methods(send, next, method, req)
+		answer := s.methods(next, method, req)
 		if answer == nil {
 			return next(ctx, method, req)
 		}
@@ -200,7 +196,7 @@ func (s *Server) receive(fixed *identity, send, next sdk.MethodHandler) sdk.Meth
 }
 
 // methods returns how the server answers req, or nil if the SDK does.
-func (s *Server) methods(send, next sdk.MethodHandler, method string, req sdk.Request) func(context.Context, *identity) (sdk.Result, error) {
+func (s *Server) methods(next sdk.MethodHandler, method string, req sdk.Request) func(context.Context, *identity) (sdk.Result, error) {
 	switch r := req.(type) {
 	case *sdk.CallToolRequest:
 		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.callTool(ctx, id, r) }
@@ -225,7 +221,7 @@ func (s *Server) methods(send, next sdk.MethodHandler, method string, req sdk.Re
 	case *sdk.ServerRequest[*taskParams]:
 		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.task(ctx, id, method, r) }
 	case *sdk.SubscriptionsListenRequest:
-		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.listen(ctx, id, r, send, next) }
+		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.listen(ctx, id, r, next) }
 	case *sdk.ServerRequest[*sdk.InitializeParams]:
 		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.initialize(ctx, id, req, next) }
 	case *sdk.InitializedRequest:

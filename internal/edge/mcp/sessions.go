@@ -2,14 +2,12 @@ package mcp
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/direct"
-	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
 )
 
 // sessions hold what clients of the older era over HTTP listen to: those that have a stream open, and
@@ -137,27 +135,13 @@ func (s *Server) listenInSession(w http.ResponseWriter, r *http.Request, session
 	defer context.AfterFunc(held.over, cancel)()
 	held.l.wantLists()
 
-	keepAlive(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		w.Header().Set("Cache-Control", "no-cache, no-transform")
-		w.WriteHeader(http.StatusOK)
-		flusher := http.NewResponseController(w)
-		if flusher.Flush() != nil { // the client must know that it is listening
-			return
-		}
-		s.serve(ctx, held.l, func(_ context.Context, method string, n notification) error {
-			params := []byte("{}")
-			if n.URI != "" {
-				var err error
-				if params, err = json.Marshal(map[string]string{"uri": n.URI}); err != nil {
-					return err
-				}
-			}
-			event := message.AppendNotification([]byte("event: message\ndata: "), method, params)
-			if _, err := w.Write(append(event, "\n\n"...)); err != nil {
-				return err
-			}
-			return flusher.Flush()
-		})
-	}), s.cfg.KeepAlive, s.cfg.WriteTimeout).ServeHTTP(w, r)
+	sw := newStreamWriter(w, s.cfg.KeepAlive, s.cfg.WriteTimeout)
+	defer sw.close()
+	sw.Header().Set("Content-Type", "text/event-stream")
+	sw.Header().Set("Cache-Control", "no-cache, no-transform")
+	sw.WriteHeader(http.StatusOK)
+	if sw.FlushError() != nil { // the client must know that it is listening
+		return
+	}
+	s.serve(ctx, held.l, sw.tell, nil)
 }

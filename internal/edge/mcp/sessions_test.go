@@ -55,7 +55,7 @@ func (h *house) stream(t *testing.T, tok, session string) *subscription {
 		t.Fatal(err)
 	}
 	req.Header = http.Header{"Accept": {"text/event-stream"}, "Mcp-Protocol-Version": {legacy}, "Mcp-Session-Id": {session}, "Authorization": {"Bearer " + tok}}
-	resp, err := h.Client().Do(req)
+	resp, err := h.Client().Do(req) //nolint:bodyclose // by end
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestSessionIsToldOnItsStream(t *testing.T) {
 	}
 	h.mcp.ResourceUpdated("acme", "atlas://docs/shared") // before there is a stream: it is told when there is one
 	a, g := h.stream(t, ann, annSession), h.stream(t, gus, gusSession)
-	if a.resp.StatusCode != 200 || a.resp.Header.Get("Content-Type") != "text/event-stream" || a.resp.Header.Get("X-Accel-Buffering") != "no" {
+	if a.resp.StatusCode != http.StatusOK || a.resp.Header.Get("Content-Type") != "text/event-stream" || a.resp.Header.Get("X-Accel-Buffering") != "no" {
 		t.Fatalf("%d %v", a.resp.StatusCode, a.resp.Header)
 	}
 	if m := a.next(); m.Method != "notifications/resources/updated" || m.Params.URI != "atlas://docs/shared" {
@@ -113,13 +113,13 @@ func TestSessionIsItsCallersOwn(t *testing.T) {
 	ann, gus := h.token(t, acme), h.token(t, globex)
 	session := h.begin(t, ann)
 	open := h.stream(t, ann, session)
-	if s := h.stream(t, gus, session); s.resp.StatusCode != 404 {
+	if s := h.stream(t, gus, session); s.resp.StatusCode != http.StatusNotFound {
 		t.Errorf("a stolen session: %d", s.resp.StatusCode)
 	}
 	if got := h.inSession(t, gus, session, "resources/subscribe", `"uri":"atlas://docs/shared"`); !strings.Contains(got, "Session not found") {
 		t.Errorf("a stolen session: %s", got)
 	}
-	if s := h.stream(t, ann, "made-up"); s.resp.StatusCode != 404 {
+	if s := h.stream(t, ann, "made-up"); s.resp.StatusCode != http.StatusNotFound {
 		t.Errorf("a made-up session: %d", s.resp.StatusCode)
 	}
 	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, h.URL+"/mcp", nil)
@@ -139,7 +139,7 @@ func TestSessionIsItsCallersOwn(t *testing.T) {
 	if rest := open.line(); rest != "" {
 		t.Errorf("the stream went on: %s", rest)
 	}
-	if s := h.stream(t, ann, session); s.resp.StatusCode != 404 {
+	if s := h.stream(t, ann, session); s.resp.StatusCode != http.StatusNotFound {
 		t.Errorf("an ended session: %d", s.resp.StatusCode)
 	}
 }

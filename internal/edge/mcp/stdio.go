@@ -29,10 +29,10 @@ func (s *Server) RunStdio(ctx context.Context, in io.ReadCloser, out io.WriteClo
 	defer end()
 	id := newIdentity(&edge.Caller{Principal: p, Tenant: p.Tenant}, transportStdio)
 	id.listener, id.ended = newListener(id), ended
-	srv, send := s.newSDK(id)
 	// Subscriptions are never answered by themselves: they end with the input.
 	ends := newPipe(ctx.Done(), end, in, out, s.cfg.DrainTimeout)
-	session, err := srv.Connect(ctx, &sdk.IOTransport{Reader: pipeReader{ends}, Writer: pipeWriter{ends}, MaxLineLength: int(s.cfg.MaxBody)}, nil)
+	id.tell, id.taskIDs = ends.tell, ends.taskIDs
+	session, err := s.newSDK(id).Connect(ctx, &sdk.IOTransport{Reader: pipeReader{ends}, Writer: pipeWriter{ends}, MaxLineLength: int(s.cfg.MaxBody)}, nil)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (s *Server) RunStdio(ctx context.Context, in io.ReadCloser, out io.WriteClo
 	defer end()
 	s.hub.add(id.listener)
 	defer s.hub.remove(id.listener)
-	wg.Go(func() { s.serve(ended, id.listener, sdkTeller(session, send, nil)) })
+	wg.Go(func() { s.serve(ended, id.listener, id.tell, nil) })
 	defer context.AfterFunc(ctx, func() { _ = session.Close() })() // Wait tells
 	err = session.Wait()
 	if ctx.Err() != nil || errors.Is(err, io.EOF) {

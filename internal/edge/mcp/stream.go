@@ -7,20 +7,11 @@ import (
 	"time"
 )
 
-// keepAlive returns a handler that sends a comment on every stream of events of next that has been
-// silent for a while (HTML, server-sent events: "authors are advised to include a comment line every
-// 15 seconds or so"), and that gives each event of a stream its own time to be taken: a client that
-// stops reading must not hold a stream for good.
-func keepAlive(next http.Handler, every, timeout time.Duration) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		sw := &streamWriter{ResponseWriter: w, every: every, timeout: timeout}
-		defer sw.close()
-		next.ServeHTTP(sw, r)
-	})
-}
-
-// A streamWriter is a ResponseWriter that becomes a stream when its content type says so. Events are
-// written whole, one Write each, as the SDK does.
+// A streamWriter is a ResponseWriter that becomes a stream when its content type says so. It sends a
+// comment when the stream has been silent for a while (HTML, server-sent events: "authors are advised
+// to include a comment line every 15 seconds or so"), and gives each event its own time to be taken: a
+// client that stops reading must not hold a stream for good. Events are written whole, one Write each,
+// as the SDK does.
 type streamWriter struct {
 	http.ResponseWriter
 	every, timeout time.Duration
@@ -31,6 +22,22 @@ type streamWriter struct {
 	last   time.Time // when something was written
 	stop   chan struct{}
 	done   chan struct{}
+}
+
+// newStreamWriter returns a writer that must be closed before its handler returns.
+func newStreamWriter(w http.ResponseWriter, every, timeout time.Duration) *streamWriter {
+	return &streamWriter{ResponseWriter: w, every: every, timeout: timeout}
+}
+
+// tell writes a JSON-RPC message as an event. It is a [teller].
+func (w *streamWriter) tell(message []byte) error {
+	event := make([]byte, 0, len(message)+32)
+	event = append(event, "event: message\ndata: "...)
+	event = append(event, message...)
+	if _, err := w.Write(append(event, "\n\n"...)); err != nil {
+		return err
+	}
+	return w.FlushError()
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -19,8 +19,14 @@ func TestEveryRevisionIsNegotiatedOverHTTP(t *testing.T) {
 	h, _ := withLibrary(t, mcp.Config{})
 	tok := h.token(t, acme)
 	for _, tt := range [][2]string{
-		{"2025-11-25", "2025-11-25"}, {"2025-06-18", "2025-06-18"}, {"2025-03-26", "2025-03-26"}, {"2024-11-05", "2024-11-05"},
-		{"1.0", "2025-11-25"}, {"2026-07-28", "2025-11-25"}, {"2999-01-01", "2025-11-25"}, // it answers with one that it can do
+		{"2025-11-25", "2025-11-25"},
+		{"2025-06-18", "2025-06-18"},
+		{"2025-03-26", "2025-03-26"},
+		{"2024-11-05", "2024-11-05"},
+		// Asked for others, it answers with one that it can do.
+		{"1.0", "2025-11-25"},
+		{"2026-07-28", "2025-11-25"},
+		{"2999-01-01", "2025-11-25"},
 	} {
 		asked, want := tt[0], tt[1]
 		initialize := fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":%q,"capabilities":{},"clientInfo":{"name":"t","version":"1"}}}`, asked)
