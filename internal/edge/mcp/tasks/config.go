@@ -51,9 +51,14 @@ func (c Config) Validate() error {
 		name  string
 		value int64
 	}{
-		{"max_result", int64(c.MaxResult)}, {"max_kept", c.MaxKept},
-		{"max_running", int64(c.MaxRunning)}, {"max_running_tenant", int64(c.MaxRunningTenant)}, {"max_running_total", int64(c.MaxRunningTotal)},
-		{"max_tasks", int64(c.MaxTasks)}, {"max_tasks_tenant", int64(c.MaxTasksTenant)}, {"max_tasks_total", int64(c.MaxTasksTotal)},
+		{"max_result", int64(c.MaxResult)},
+		{"max_kept", c.MaxKept},
+		{"max_running", int64(c.MaxRunning)},
+		{"max_running_tenant", int64(c.MaxRunningTenant)},
+		{"max_running_total", int64(c.MaxRunningTotal)},
+		{"max_tasks", int64(c.MaxTasks)},
+		{"max_tasks_tenant", int64(c.MaxTasksTenant)},
+		{"max_tasks_total", int64(c.MaxTasksTotal)},
 	} {
 		if f.value < 0 {
 			errs = append(errs, fmt.Errorf("%s must not be negative", f.name))

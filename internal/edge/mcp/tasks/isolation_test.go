@@ -203,7 +203,7 @@ func TestNoRoomRunsPlainly(t *testing.T) {
 						t.Errorf("%+v, %v", ans, err)
 					}
 					// And not for longer than an ordinary call.
-					b.tools["x"] = taking("x", atlas.TaskSpec{After: after, Timeout: time.Hour}, 30*time.Minute)
+					b.replace(taking("x", atlas.TaskSpec{After: after, Timeout: time.Hour}, 30*time.Minute))
 					start := time.Now()
 					_, err = m.Call(t.Context(), callAs(ann, "x"))
 					if atlas.CodeOf(err) != atlas.CodeTimeout || time.Since(start) != 5*time.Second {

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -117,10 +118,8 @@ func (s *Subscription) pop() (at place, id string, ok bool) {
 func (s *Subscription) tell(at place) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, p := range s.pending {
-		if p == at {
-			return
-		}
+	if slices.Contains(s.pending, at) {
+		return
 	}
 	s.pending = append(s.pending, at)
 	select {

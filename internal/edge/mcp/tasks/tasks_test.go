@@ -23,10 +23,10 @@ import (
 type bench struct {
 	t     *testing.T
 	store tasks.Store
-	tools map[string]*atlas.Tool
 
-	mu  sync.Mutex
-	ran map[string]int
+	mu    sync.Mutex // guards what follows
+	tools map[string]*atlas.Tool
+	ran   map[string]int
 }
 
 func newBench(t *testing.T, tools ...*atlas.Tool) *bench {
@@ -49,8 +49,8 @@ func (b *bench) manager(cfg tasks.Config) *tasks.Manager {
 		Handler: b.handle,
 		Store:   b.store,
 		Tool: func(c atlas.Call) (*atlas.Tool, bool) {
-			tl, ok := b.tools[c.Name]
-			return tl, ok && c.Principal.HasScopes(tl.Scopes)
+			tl := b.tool(c.Name)
+			return tl, tl != nil && c.Principal.HasScopes(tl.Scopes)
 		},
 	})
 	if err != nil {
@@ -82,7 +82,7 @@ func (b *bench) handle(ctx context.Context, c atlas.Call) (atlas.Result, error) 
 	if c.Fault != nil {
 		return atlas.Result{}, c.Fault
 	}
-	tl := b.tools[c.Name]
+	tl := b.tool(c.Name)
 	if tl == nil || !c.Principal.HasScopes(tl.Scopes) {
 		return atlas.Result{}, atlas.Errorf(atlas.CodeToolNotFound, nil, "")
 	}
@@ -100,6 +100,18 @@ func (b *bench) handle(ctx context.Context, c atlas.Call) (atlas.Result, error) 
 		defer cancel()
 	}
 	return tl.Run(ctx, c)
+}
+
+func (b *bench) tool(name string) *atlas.Tool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tools[name]
+}
+
+func (b *bench) replace(tl *atlas.Tool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tools[tl.Name] = tl
 }
 
 func (b *bench) runs(name string) int {
