@@ -63,8 +63,8 @@ func (s *Server) runList(ctx context.Context, call atlas.Call) (res atlas.Result
 }
 
 // pages holds first pages of lists as they are sent. The registry answers one caller with one and the
-// same slice for a while, so a page is found by the slice. It holds on to the slice: as long as it is
-// there, no other list can be at its place in memory.
+// same slice for a while, so a page is found by the slice. Its key is a pointer into the slice, which
+// keeps it: as long as the page is there, no other list can be at that place in memory.
 type pages struct {
 	mu   sync.RWMutex // guards the rest
 	held map[pageKey]*page
@@ -78,7 +78,6 @@ type pageKey struct {
 }
 
 type page struct {
-	tools   []*atlas.Tool // keeps the slice where it is
 	listing *message.Listing
 	json    []byte
 }
@@ -101,7 +100,7 @@ func (p *pages) first(s *Server, tools []*atlas.Tool, modern bool) []byte {
 	if held != nil && held.listing == listing {
 		return held.json
 	}
-	made := &page{tools, listing, renderPage(s, listing, tools, modern)}
+	made := &page{listing, renderPage(s, listing, tools, modern)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if old := p.held[key]; old != nil {

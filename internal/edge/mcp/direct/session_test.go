@@ -124,7 +124,7 @@ func TestForeignSessionsAreNone(t *testing.T) {
 	otherIssuer.Principal.Issuer = "https://other.example"
 	acting := caller("globex", "ann") // a namesake who acts for the tenant
 	acting.Tenant = "acme"
-	bad := map[string]string{"nothing": "", "made up": "abc", "forged": mine[:len(mine)-2] + "AA", "half": mine[:len(mine)/2], "twice": mine + mine}
+	bad := map[string]string{"nothing": "", "made up": "abc", "forged": changed(mine), "half": mine[:len(mine)/2], "twice": mine + mine}
 	for _, c := range []struct {
 		what string
 		who  *edge.Caller
@@ -156,6 +156,17 @@ func TestForeignSessionsAreNone(t *testing.T) {
 	if w := do(t, h, ann(), http.MethodPost, whoCanDo, "Mcp-Session-Id", mine); w.Code != 200 || ran != 1 {
 		t.Errorf("the caller's own: %d %s", w.Code, w.Body)
 	}
+}
+
+// changed returns s with another character in its middle.
+func changed(s string) string {
+	b := []byte(s)
+	if i := len(b) / 2; b[i] == 'A' {
+		b[i] = 'B'
+	} else {
+		b[i] = 'A'
+	}
+	return string(b)
 }
 
 func TestSessionsEnd(t *testing.T) {
