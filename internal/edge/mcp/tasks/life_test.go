@@ -133,6 +133,28 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// A process that drains for long is not taken for dead.
+func TestDrainRenewsTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, taking("long", atlas.TaskSpec{Timeout: time.Hour}, 10*time.Minute))
+		m, other := b.manager(tasks.Config{}), b.serve(tasks.Config{})
+		defer m.Close()
+		id := begin(t, m, callAs(ann, "long")).ID
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		drained := make(chan struct{})
+		go func() { m.Drain(ctx); close(drained) }()
+		time.Sleep(9 * time.Minute)
+		if task := get(t, other, ann, id); task.Status != tasks.Working {
+			t.Errorf("%+v", task)
+		}
+		<-drained
+		if task := get(t, other, ann, id); task.Status != tasks.Completed {
+			t.Errorf("%+v", task)
+		}
+	})
+}
+
 func TestDrainOfNothingReturnsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newBench(t).manager(tasks.Config{})

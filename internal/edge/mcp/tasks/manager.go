@@ -100,10 +100,19 @@ func (m *Manager) Drain(ctx context.Context) {
 	m.mu.Unlock()
 	idle := make(chan struct{})
 	go func() { m.running.Wait(); close(idle) }()
-	select {
-	case <-idle:
-		return
-	case <-ctx.Done():
+	lease := time.NewTicker(m.cfg.Lease / 3)
+	defer lease.Stop()
+	for waiting := true; waiting; {
+		select {
+		case <-idle:
+			return
+		case <-lease.C: // Run may have ended
+			if err := m.renew(ctx, true); err != nil {
+				m.deps.Log.WarnContext(ctx, "the lease of running tasks could not be renewed", "err", err)
+			}
+		case <-ctx.Done():
+			waiting = false
+		}
 	}
 	m.mu.Lock()
 	left := make([]*run, 0, len(m.runs))
