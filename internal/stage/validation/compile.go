@@ -21,6 +21,7 @@ type compiled struct {
 	input        *jsonschema.Schema
 	quick        *quick             // of input; nil: it is not of the plain kind
 	output       *jsonschema.Schema // nil: answers are not checked
+	quickOutput  *quick             // of output; nil: it is not of the plain kind
 	defaults     []defaultValue
 	defaultBytes int      // room that the defaults take in the canonical form
 	known        []string // names of the arguments, sorted
@@ -63,6 +64,7 @@ func compile(t *atlas.Tool, checkOutput bool) (*compiled, error) {
 		if c.output, err = compiler.Compile(schemaURL); err != nil {
 			return nil, fmt.Errorf("output schema: %w", err)
 		}
+		c.quickOutput = newQuick(c.output)
 	}
 	return c, nil
 }

@@ -190,7 +190,7 @@ func (q *quick) addFields(s *jsonschema.Schema) bool {
 	return true
 }
 
-// sure reports whether v, as [canonical.Decode] reads it, certainly fits. False says nothing.
+// sure reports whether v certainly fits; numbers are [json.Number], in any spelling. False says nothing.
 func (q *quick) sure(v any) bool {
 	if q.texts != nil {
 		text, ok := v.(string)

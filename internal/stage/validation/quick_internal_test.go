@@ -1,9 +1,11 @@
 package validation
 
 import (
+	"bytes"
 	"encoding/json"
 	"testing"
 
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"pgregory.net/rapid"
 
 	"github.com/atlas-mcp/atlas"
@@ -73,6 +75,7 @@ func genValue(depth int) *rapid.Generator[any] {
 		}
 		return rapid.SampledFrom([]any{
 			"", "a", "b", "ab", "éb", "12", "2026-11-23", nil, true, false, 0, 1, 2, 3, -1, 1.5, 1e16, 9007199254740991, 1e21,
+			json.RawMessage("1.0"), json.RawMessage("-0"), json.RawMessage("1E0"),
 		}).Draw(t, "leaf")
 	})
 }
@@ -102,16 +105,23 @@ func TestQuickIsNeverWrong(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			v, err := canonical.Decode(text, 0)
+			// As arguments are read, and as answers are.
+			argument, err := canonical.Decode(text, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !q.sure(v) {
-				continue
+			answer, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+			if err != nil {
+				t.Fatal(err)
 			}
-			sure++
-			if err := schema.Validate(v); err != nil {
-				t.Fatalf("%s does not fit %s: %v", text, raw, err)
+			for _, v := range []any{argument, answer} {
+				if !q.sure(v) {
+					continue
+				}
+				sure++
+				if err := schema.Validate(v); err != nil {
+					t.Fatalf("%s does not fit %s: %v", text, raw, err)
+				}
 			}
 		}
 	})
