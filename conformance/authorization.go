@@ -85,21 +85,28 @@ func newPerson() (*person, error) {
 	return &person{&http.Client{Jar: jar, Timeout: 30 * time.Second, Transport: &http.Transport{}}}, nil
 }
 
-func (p *person) do(ctx context.Context, method, address, kind, body string) ([]byte, *http.Response, error) {
+// A page is what was answered in the end, and where.
+type page struct {
+	status int
+	at     *url.URL
+	body   []byte
+}
+
+func (p *person) do(ctx context.Context, method, address, kind, body string) (page, error) {
 	req, err := http.NewRequestWithContext(ctx, method, address, strings.NewReader(body))
 	if err != nil {
-		return nil, nil, err
+		return page{}, err
 	}
 	if kind != "" {
 		req.Header.Set("Content-Type", kind)
 	}
 	resp, err := p.http.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return page{}, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // read to the end
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	return data, resp, err
+	return page{resp.StatusCode, resp.Request.URL, data}, err
 }
 
 // register registers a public client (RFC 7591) and returns its id.
@@ -111,36 +118,39 @@ func (p *person) register(ctx context.Context, issuer, redirect string) (string,
 	if err != nil {
 		return "", err
 	}
-	data, resp, err := p.do(ctx, http.MethodPost, issuer+"/oauth/register", "application/json", string(body))
+	got, err := p.do(ctx, http.MethodPost, issuer+"/oauth/register", "application/json", string(body))
 	if err != nil {
 		return "", err
 	}
 	var answer struct {
 		ID string `json:"client_id"`
 	}
-	if err := json.Unmarshal(data, &answer); err != nil || answer.ID == "" {
-		return "", fmt.Errorf("register a client: status %d: %w %.300s", resp.StatusCode, err, data)
+	if err := json.Unmarshal(got.body, &answer); err != nil {
+		return "", fmt.Errorf("register a client: %w", err)
+	}
+	if answer.ID == "" {
+		return "", fmt.Errorf("register a client: status %d: %.300s", got.status, got.body)
 	}
 	return answer.ID, nil
 }
 
 // allow opens address, signs in as the persona and allows what the client asks for.
 func (p *person) allow(ctx context.Context, address, persona string) error {
-	page, resp, err := p.do(ctx, http.MethodGet, address, "", "")
+	got, err := p.do(ctx, http.MethodGet, address, "", "")
 	for _, button := range [][2]string{{"persona", persona}, {"decision", "allow"}} {
 		if err != nil {
 			return err
 		}
-		form, ferr := readForm(page, button[0])
+		form, ferr := readForm(got.body, button[0])
 		if ferr != nil {
-			return fmt.Errorf("%s: %w", resp.Request.URL.Path, ferr)
+			return fmt.Errorf("%s: status %d: %w", got.at.Path, got.status, ferr)
 		}
-		action, aerr := resp.Request.URL.Parse(form.action)
+		action, aerr := got.at.Parse(form.action)
 		if aerr != nil {
 			return aerr
 		}
 		form.values.Set(button[0], button[1])
-		page, resp, err = p.do(ctx, http.MethodPost, action.String(), "application/x-www-form-urlencoded", form.values.Encode())
+		got, err = p.do(ctx, http.MethodPost, action.String(), "application/x-www-form-urlencoded", form.values.Encode())
 	}
 	return err
 }

@@ -72,7 +72,7 @@ func open(ctx context.Context, profile, dir, logFile string) (_ *server, err err
 		return nil, err
 	}
 	// The suite wants the name localhost, which it then varies.
-	public := "http://localhost:" + strconv.Itoa(front.Addr().(*net.TCPAddr).Port) //nolint:errcheck,forcetypeassert // a TCP listener
+	public := "http://localhost:" + strconv.Itoa(front.Addr().(*net.TCPAddr).Port) //nolint:forcetypeassert // a TCP listener
 	token, err := s.openApp(ctx, profile, dir, public)
 	if err != nil {
 		return nil, errors.Join(err, back.Close())
@@ -86,7 +86,7 @@ func open(ctx context.Context, profile, dir, logFile string) (_ *server, err err
 
 // openApp opens Atlas and returns a token for the suite.
 func (s *server) openApp(ctx context.Context, profile, dir, public string) (string, error) {
-	o := app.Options{DataDir: filepath.Join(dir, "data"), PublicURL: public, LogLevel: "info", LogTo: s.log}
+	o := app.Options{DataDir: filepath.Join(dir, "data"), PublicURL: public, Version: "conformance", LogLevel: "info", LogTo: s.log}
 	who := app.TokenRequest{Tenant: "acme", Subject: "copilot@acme", Roles: []string{"support_copilot"}, TTL: time.Hour}
 	if profile == fixture {
 		for _, name := range []string{"atlas.yaml", "policy.yaml"} {

@@ -35,7 +35,8 @@ type keycloak struct {
 	base  string
 	admin string // its password
 	cmd   *exec.Cmd
-	ended chan error
+	ended chan struct{} // closed when the process has ended
+	err   error         // of its end; read after ended
 	log   *os.File
 }
 
@@ -76,7 +77,7 @@ func startKeycloak(ctx context.Context, l *lab, audience string) (_ provider, er
 	if err != nil {
 		return nil, err
 	}
-	k := &keycloak{base: "http://127.0.0.1:" + port, admin: "interop", ended: make(chan error, 1)}
+	k := &keycloak{base: "http://127.0.0.1:" + port, admin: "interop", ended: make(chan struct{})}
 	if k.log, err = os.Create(filepath.Join(l.out, "keycloak.log")); err != nil {
 		return nil, err
 	}
@@ -96,7 +97,7 @@ func startKeycloak(ctx context.Context, l *lab, audience string) (_ provider, er
 	if err := k.cmd.Start(); err != nil {
 		return nil, errors.Join(err, k.log.Close())
 	}
-	go func() { k.ended <- k.cmd.Wait() }()
+	go func() { k.err = k.cmd.Wait(); close(k.ended) }()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, k.stop())
@@ -113,9 +114,8 @@ func (k *keycloak) ready(ctx context.Context) error {
 	var ended error
 	err := poll(ctx, patience, func() bool {
 		select {
-		case err := <-k.ended:
-			ended = fmt.Errorf("keycloak ended: %w; see %s", err, k.log.Name())
-			k.ended <- err
+		case <-k.ended:
+			ended = fmt.Errorf("keycloak ended: %w; see %s", k.err, k.log.Name())
 			return true
 		default:
 		}

@@ -245,7 +245,7 @@ func (l *lab) drive(ctx context.Context, name string, cmd *exec.Cmd, job, answer
 	if err != nil {
 		return err
 	}
-	log, err := os.Create(filepath.Join(l.out, name+".log"))
+	log, err := os.Create(filepath.Join(l.out, name+".log")) //nolint:gosec // a trial's name
 	if err != nil {
 		return err
 	}

@@ -140,7 +140,7 @@ func (t *providerTrial) tenant(ctx context.Context, _ *lab) error {
 		}
 		a, err := c.call(ctx, who)
 		if err != nil || a.IsError {
-			return fmt.Errorf("%s: %v %.300s", name, err, a.Text)
+			return unexpected(name, 0, err, []byte(a.Text))
 		}
 		emails[name] = a.Text
 	}
@@ -152,7 +152,7 @@ func (t *providerTrial) tenant(ctx context.Context, _ *lab) error {
 		return err
 	}
 	if a, err := c.call(ctx, allowedCall); err != nil || strings.Contains(a.Text, allowedWord) {
-		return fmt.Errorf("globex reads an order of acme: %v %.300s", err, a.Text)
+		return unexpected("globex reads an order of acme", 0, err, []byte(a.Text))
 	}
 	if c, err = t.as(ctx, "nobody"); err != nil {
 		return err
@@ -281,6 +281,14 @@ func (c caller) send(ctx context.Context, method, name, params string) (int, []b
 	return fetch(req)
 }
 
+// unexpected is the error about an answer that is not as it should be, or about none.
+func unexpected(what string, status int, err error, body []byte) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return fmt.Errorf("%s: status %d: %.300s", what, status, body)
+}
+
 // fetch sends a request and reads the answer.
 func fetch(req *http.Request) (int, []byte, error) {
 	resp, err := plain.Do(req)
@@ -305,7 +313,7 @@ func (c caller) list(ctx context.Context) ([]string, error) {
 		err = json.Unmarshal(data, &msg)
 	}
 	if err != nil || msg.Result == nil {
-		return nil, fmt.Errorf("tools/list: status %d: %v %.300s", status, err, data)
+		return nil, unexpected("tools/list", status, err, data)
 	}
 	names := []string{}
 	for _, t := range msg.Result.Tools {
@@ -332,7 +340,7 @@ func (c caller) call(ctx context.Context, r request) (answer, error) {
 		err = json.Unmarshal(data, &msg)
 	}
 	if err != nil || msg.Result == nil || len(msg.Result.Content) == 0 {
-		return answer{}, fmt.Errorf("%s: status %d: %v %.300s", r.Name, status, err, data)
+		return answer{}, unexpected(r.Name, status, err, data)
 	}
 	return answer{msg.Result.IsError, msg.Result.Content[0].Text}, nil
 }
@@ -341,7 +349,7 @@ func (c caller) call(ctx context.Context, r request) (answer, error) {
 func (c caller) refused(ctx context.Context, status int, code string) error {
 	got, data, err := c.send(ctx, "tools/list", "", "")
 	if err != nil || got != status || !bytes.Contains(data, []byte(`"`+code+`"`)) {
-		return fmt.Errorf("status %d, which should be %d for %s: %v %.300s", got, status, code, err, data)
+		return unexpected(fmt.Sprintf("it should be refused with %d for %s", status, code), got, err, data)
 	}
 	return nil
 }
@@ -364,7 +372,7 @@ func tokenFrom(ctx context.Context, endpoint, client, secret string, form url.Va
 		err = json.Unmarshal(data, &answer)
 	}
 	if err != nil || answer.Token == "" {
-		return "", fmt.Errorf("token endpoint: status %d: %v %.300s", status, err, data)
+		return "", unexpected("token endpoint", status, err, data)
 	}
 	return answer.Token, nil
 }

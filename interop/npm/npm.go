@@ -142,15 +142,15 @@ func (c *Cache) Env() []string {
 		return c.env
 	}
 	env := make([]string, 0, len(c.env)+1)
-	path := c.node
+	path := []string{c.node}
 	for _, e := range c.env {
 		if old, ok := strings.CutPrefix(e, "PATH="); ok {
-			path += string(os.PathListSeparator) + old
+			path = append(path, old)
 			continue
 		}
 		env = append(env, e)
 	}
-	return append(env, "PATH="+path)
+	return append(env, "PATH="+strings.Join(path, string(os.PathListSeparator)))
 }
 
 // Node returns a command that runs a script of Node.js in dir. It is asked to stop when ctx ends, and
