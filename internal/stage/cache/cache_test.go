@@ -661,6 +661,18 @@ func TestEarlyRefresh(t *testing.T) {
 	})
 }
 
+// The load of a task has the time of a task.
+func TestLoadOfTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &source{takes: 5 * time.Minute}
+		w := newWorld(t, never, src.handle)
+		asTask := func(c *atlas.Call) { c.Tool.Task.Timeout, c.Task = 10*time.Minute, true }
+		want(t, w.handle, call(), "timeout", "miss")
+		want(t, w.handle, call(asTask), `{"run":2}`, "miss")
+		want(t, w.handle, call(), `{"run":2}`, "hit")
+	})
+}
+
 func TestPurge(t *testing.T) {
 	other := func(c *atlas.Call) { c.Tool.Name = "crm_customer" }
 	foreign := func(c *atlas.Call) { c.Tenant, c.Principal.Tenant = "globex", "globex" }

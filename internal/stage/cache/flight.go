@@ -126,7 +126,11 @@ func (c *Cache) refresh(ctx context.Context, k key, call atlas.Call, next atlas.
 func (c *Cache) startLocked(ctx context.Context, k key, call atlas.Call, next atlas.Handler, release func()) *flight {
 	s := c.store
 	// The trace goes along, the first caller's cancellation does not.
-	fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(call.Tool.Timeout, defaultTimeout))
+	timeout := cmp.Or(call.Tool.Timeout, defaultTimeout)
+	if call.Task {
+		timeout = max(timeout, call.Tool.Task.Timeout)
+	}
+	fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	f := &flight{cancel: cancel, done: make(chan struct{}), waiters: 1}
 	s.flights[k] = f
 	s.running[f] = struct{}{}

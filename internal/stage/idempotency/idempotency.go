@@ -121,6 +121,14 @@ func (k *Keys) Replay(ctx context.Context, call atlas.Call) (res atlas.Result, o
 	return rec.answer(call, time.Now())
 }
 
+// timeout returns how long the call may run, if that is declared.
+func timeout(call atlas.Call) time.Duration {
+	if call.Task && call.Tool.Task.Timeout > 0 {
+		return call.Tool.Task.Timeout
+	}
+	return call.Tool.Timeout
+}
+
 // Stage runs a keyed write once and answers its repetitions. Everything else passes through.
 func (k *Keys) Stage(next atlas.Handler) atlas.Handler {
 	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
@@ -138,7 +146,7 @@ func (k *Keys) Stage(next atlas.Handler) atlas.Handler {
 		if res, ok, err := rec.answer(call, time.Now()); ok {
 			return res, err
 		}
-		c := claim{keys: k, space: space, key: key, limit: cmp.Or(call.Tool.Timeout, k.cfg.MaxRun)}
+		c := claim{keys: k, space: space, key: key, limit: cmp.Or(timeout(call), k.cfg.MaxRun)}
 		if won, err := c.take(ctx, call, version); err != nil {
 			return atlas.Result{}, err
 		} else if !won {

@@ -400,6 +400,35 @@ func TestLease(t *testing.T) {
 	})
 }
 
+// A task's key is held for as long as the tool may run as one.
+func TestLeaseOfTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var runs atomic.Int64
+		h := newKeys(t, idempotency.Config{}, newMemory(t)).Stage(func(ctx context.Context, _ atlas.Call) (atlas.Result, error) {
+			runs.Add(1)
+			select {
+			case <-time.After(5 * time.Minute):
+				return atlas.Result{Structured: []byte(`{}`)}, nil
+			case <-ctx.Done():
+				return atlas.Result{}, ctx.Err()
+			}
+		})
+		c := write()
+		tl := *c.Tool
+		tl.Task.Timeout = 10 * time.Minute
+		c.Tool, c.Task = &tl, true
+		ended := make(chan error)
+		go func() { _, err := h(t.Context(), c); ended <- err }()
+		time.Sleep(4 * time.Minute)
+		if _, err := h(t.Context(), c); atlas.CodeOf(err) != atlas.CodeIdempotencyRunning {
+			t.Errorf("while the task runs: %v", err)
+		}
+		if err := <-ended; err != nil || runs.Load() != 1 {
+			t.Errorf("%v after %d runs", err, runs.Load())
+		}
+	})
+}
+
 type dying struct {
 	idempotency.Store
 	gone atomic.Bool
