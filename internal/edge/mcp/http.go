@@ -105,10 +105,11 @@ func (s *Server) resourceMetadata() any {
 		Scopes     []string `json:"scopes_supported,omitempty"`
 		Methods    []string `json:"bearer_methods_supported"`
 		Name       string   `json:"resource_name"`
-		Extensions string   `json:"resource_documentation,omitempty"`
+		DPoPAlgs   []string `json:"dpop_signing_alg_values_supported,omitempty"`
+		DPoPOnly   bool     `json:"dpop_bound_access_tokens_required,omitempty"`
 	}{
 		Resource: ResourceURL(s.cfg.PublicURL), Servers: s.deps.AuthServers, Scopes: s.deps.Scopes,
-		Methods: []string{"header"}, Name: "Atlas",
+		Methods: []string{"header"}, Name: "Atlas", DPoPAlgs: s.deps.Challenge.DPoPAlgs, DPoPOnly: s.deps.Challenge.DPoPOnly,
 	}
 }
 
@@ -200,8 +201,8 @@ func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 }
 
 // Run serves on ln until ctx ends. Then it is not ready any more, waits for the drain delay, takes
-// no new connection, ends subscriptions, and lets running calls finish within the drain timeout;
-// what still runs then is cut off. It closes ln, and is called once.
+// no new connection, ends subscriptions, and lets running calls and tasks finish within the drain
+// timeout; what still runs then is cut off. It closes ln, and is called once.
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
@@ -235,6 +236,9 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	if err != nil {
 		s.deps.Log.WarnContext(ctx, "calls still running at the end of the drain timeout are cut off")
 		err = srv.Close()
+	}
+	if s.deps.Tasks != nil {
+		s.deps.Tasks.Drain(stop) // with what is left of the time
 	}
 	if served := <-failed; err == nil && !errors.Is(served, http.ErrServerClosed) {
 		err = served
