@@ -27,6 +27,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge/auth"
 	"github.com/atlas-mcp/atlas/internal/edge/issuer"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 	"github.com/atlas-mcp/atlas/internal/edge/tenant"
 	"github.com/atlas-mcp/atlas/internal/seal"
 	"github.com/atlas-mcp/atlas/internal/stage/approval"
@@ -70,6 +71,7 @@ type App struct {
 	issuer    *issuer.Issuer // nil if the embedded authorization server is off
 	oauth     *issuer.Server // as issuer
 	verifier  *auth.Verifier
+	tasks     *tasks.Manager
 	server    *mcp.Server
 
 	closers []func() error // in the order of opening
@@ -172,7 +174,7 @@ func (a *App) openCache(context.Context) (err error) {
 }
 
 func (a *App) openEdge() error {
-	tenants, err := tenant.New(a.cfg.Tenant, a.challenge())
+	tenants, err := tenant.New(a.cfg.Tenant, a.verifier.Challenge())
 	if err != nil {
 		return err
 	}
@@ -180,16 +182,23 @@ func (a *App) openEdge() error {
 	if err != nil {
 		return err
 	}
-	api, err := admin.New(admin.Deps{Approvals: a.approvals, Challenge: a.challenge(), Log: a.log})
+	api, err := admin.New(admin.Deps{Approvals: a.approvals, Challenge: a.verifier.Challenge(), Log: a.log})
 	if err != nil {
 		return err
 	}
+	if a.tasks, err = tasks.New(a.cfg.Tasks, tasks.Deps{Handler: a.Handle, Store: a.state, Tool: a.visible, Log: a.log}); err != nil {
+		return err
+	}
+	a.onClose(func() error { a.tasks.Close(); return nil })
 	deps := mcp.Deps{
 		Handler: a.Handle, Tools: a.Tools, Version: a.opts.Version,
 		Authenticate: a.verifier.Middleware, Tenant: tenants.Middleware,
 		AuthServers: a.authServers(), Routes: a.routes(), Metrics: a.metrics.Handler(), Admin: api,
-		Challenge: a.challenge(), Sealer: sessions,
+		Challenge: a.verifier.Challenge(), Tasks: a.tasks, Sealer: sessions,
 		Checks: a.checks(), Log: a.log,
+	}
+	if a.oauth != nil {
+		deps.Scopes = a.publicScopes()
 	}
 	a.server, err = mcp.New(a.cfg.HTTP.Config, deps)
 	return err

@@ -105,12 +105,17 @@ func (a *App) issuerPersonas() []issuer.Persona {
 	return out
 }
 
-// publicScopes are the scopes that a client may ask for and that the metadata names: those that the
-// roles bring, which is no secret, and not which tool needs them.
+// publicScopes are the scopes that the embedded authorization server's metadata and Atlas's own name,
+// and that clients therefore ask for: those of tools that the roles bring. Which tool needs which is
+// not said. What makes an administrator or an approver has to be asked for by name.
 func (a *App) publicScopes() []string {
 	var all []string
 	for _, scopes := range a.cfg.Roles {
-		all = append(all, scopes...)
+		for _, s := range scopes {
+			if strings.HasPrefix(s, "tool:") && s != atlas.ScopeAdmin {
+				all = append(all, s)
+			}
+		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)

@@ -77,6 +77,7 @@ func (nopWriteCloser) Close() error { return nil }
 func (a *App) background(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return unlessDone(ctx, a.verifier.Run(ctx)) })
 	group.Go(func() error { return unlessDone(ctx, a.state.Run(ctx)) })
+	group.Go(func() error { return unlessDone(ctx, a.tasks.Run(ctx)) })
 	if a.oauth != nil {
 		group.Go(func() error { return unlessDone(ctx, a.oauth.Run(ctx)) })
 		group.Go(func() error {

@@ -147,8 +147,16 @@ func hostAllowed(r *http.Request, hosts []string, listed bool) bool {
 	return !listed
 }
 
-// public reports whether r reads a document that is meant for everybody, web pages too.
+// crossOrigin are the endpoints of the authorization server that programs in browsers call from their own
+// origins. They take no cookies and answer CORS themselves.
+var crossOrigin = map[string]bool{"/oauth/token": true, "/oauth/register": true, "/oauth/revoke": true}
+
+// public reports whether r reads a document that is meant for everybody, web pages too, or is for an
+// endpoint that is.
 func public(r *http.Request) bool {
+	if crossOrigin[r.URL.Path] {
+		return true
+	}
 	return r.Method == http.MethodGet && (strings.HasPrefix(r.URL.Path, "/.well-known/") || r.URL.Path == CardPath)
 }
 
