@@ -512,18 +512,29 @@ func TestListenersHearOfChangedTools(t *testing.T) {
 	})
 }
 
-func TestTwoTenantsNeverCross(t *testing.T) {
+// A thousand callers of two tenants at once, in both eras: each gets his own answers and his own list.
+func TestThousandCallersOfTwoTenantsNeverCross(t *testing.T) {
 	h := newHouse(t, options{})
+	transport := h.Client().Transport.(*http.Transport)
+	transport.MaxIdleConnsPerHost = 200
 	var wg sync.WaitGroup
-	for i := range 200 {
+	places := make(chan struct{}, 200) // connections at once
+	for i := range 1000 {
 		wg.Go(func() {
+			places <- struct{}{}
+			defer func() { <-places }()
 			who := issuer.Claims{Tenant: []atlas.TenantID{"acme", "globex"}[i%2], Subject: fmt.Sprintf("user-%d", i)}
+			if i%3 == 0 {
+				who.Scopes = []string{"tool:secret:read"}
+			}
 			tok := h.token(t, who)
 			era := eras[i/2%2]
-			for n := range 5 {
+			for n := range 3 {
 				arg := fmt.Sprintf("%d-%d", i, n)
-				status, _, body := h.post(t, era, tok, message(era, "tools/call", `"name":"echo","arguments":{"x":"`+arg+`"}`, ""), nil)
+				body := strings.Replace(message(era, "tools/call", `"name":"echo","arguments":{"x":"`+arg+`"}`, ""), `"id":7`, `"id":"`+arg+`"`, 1)
+				status, _, answer := h.post(t, era, tok, body, nil)
 				var msg struct {
+					ID     string
 					Result struct {
 						StructuredContent struct {
 							Tenant  atlas.TenantID
@@ -532,11 +543,15 @@ func TestTwoTenantsNeverCross(t *testing.T) {
 						}
 					}
 				}
-				err := json.Unmarshal([]byte(body), &msg)
+				err := json.Unmarshal([]byte(answer), &msg)
 				got := msg.Result.StructuredContent
-				if err != nil || got.Tenant != who.Tenant || got.Subject != who.Subject || got.Args["x"] != arg {
-					t.Errorf("%s of %s asked with %s: %d %s", who.Subject, who.Tenant, arg, status, body)
+				if err != nil || msg.ID != arg || got.Tenant != who.Tenant || got.Subject != who.Subject || got.Args["x"] != arg {
+					t.Errorf("%s of %s asked with %s: %d %s", who.Subject, who.Tenant, arg, status, answer)
 				}
+			}
+			_, _, list := h.post(t, era, tok, message(era, "tools/list", "", ""), nil)
+			if strings.Contains(list, `"name":"secret"`) != (i%3 == 0) || !strings.Contains(list, `"name":"echo"`) {
+				t.Errorf("%s with %v sees %s", who.Subject, who.Scopes, list)
 			}
 		})
 	}

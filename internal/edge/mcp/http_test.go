@@ -78,6 +78,21 @@ func TestRefusals(t *testing.T) {
 		{"version in the header only", tok, message(legacy, "tools/list", "", ""), set("MCP-Protocol-Version", modern), 400, `-32602`},
 		{"version of the future", tok, strings.ReplaceAll(good, modern, "2999-01-01"), set("MCP-Protocol-Version", "2999-01-01"), 400, `-32022`},
 		{"unknown method", tok, message(modern, "tools/steal", "", ""), nil, 404, `-32601`},
+		{"key twice", tok, strings.Replace(good, `"id":7`, `"id":7,"id":8`, 1), nil, 400, `-32600`},
+		{"key twice in the parameters", tok, message(modern, "tools/call", `"name":"echo","name":"mail"`, ""), nil, 400, `-32600`},
+		{"key twice, spelled otherwise", tok, message(modern, "tools/call", `"name":"echo","n\u0061me":"mail"`, ""), nil, 400, `-32600`},
+		{"key twice in _meta", tok, message(modern, "tools/call", `"name":"echo"`, `"a":1,"a":2`), nil, 400, `-32600`},
+		{"header twice", tok, good, func(r *http.Request) { r.Header.Add("Mcp-Name", "mail") }, 400, `-32020`},
+		{"version twice", tok, good, func(r *http.Request) { r.Header.Add("MCP-Protocol-Version", legacy) }, 400, `-32020`},
+		{"name in base64 of another", tok, good, set("Mcp-Name", "=?base64?bWFpbA==?="), 400, `-32020`},
+		{"not UTF-8", tok, strings.Replace(good, "echo", "ech\xff", 1), nil, 400, `-32700`},
+		{"fractional id", tok, strings.Replace(good, `"id":7`, `"id":7.5`, 1), nil, 400, `-32600`},
+		{"null id", tok, strings.Replace(good, `"id":7`, `"id":null`, 1), nil, 400, `-32600`},
+		{"call without id", tok, strings.Replace(good, `"id":7,`, ``, 1), nil, 400, `-32600`},
+		{"other JSON-RPC", tok, strings.Replace(good, `"2.0"`, `"1.0"`, 1), nil, 400, `-32600`},
+		{"positions", tok, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["echo"]}`, nil, 400, `-32602`},
+		{"answer to nothing", tok, `{"jsonrpc":"2.0","id":1,"result":{}}`, nil, 404, `-32600`},
+		{"reads neither form", tok, good, set("Accept", "text/html"), 406, `accept application/json`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := len(h.seen())
@@ -287,6 +302,71 @@ func TestForeignRequestCannotHoldAConnection(t *testing.T) {
 			t.Errorf("%q: %v, %s", head, err, got)
 		}
 		_ = conn.Close()
+	}
+}
+
+// A caller who sends his body slowly is told so when his time is over, and his connection is closed.
+func TestSlowBodyIsCutOff(t *testing.T) {
+	h := newHouse(t, options{cfg: mcp.Config{ReadTimeout: 50 * time.Millisecond}})
+	tok := h.token(t, issuer.Claims{})
+	for range 2 {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", h.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil { // rather than hang
+			t.Fatal(err)
+		}
+		head := "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer " + tok + "\r\nContent-Length: 500\r\n\r\n{\"jsonrpc\""
+		if _, err := io.WriteString(conn, head); err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(conn) // until it is closed
+		if err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 408") {
+			t.Errorf("%v, %s", err, got)
+		}
+		_ = conn.Close()
+	}
+	if n := len(h.seen()); n != 0 {
+		t.Errorf("%d calls reached the pipeline", n)
+	}
+}
+
+// A call that lacks scopes is refused with what to ask for, by whichever way it comes: tools by package
+// direct, prompts by the SDK (RFC 6750 section 3.1).
+func TestStepUp(t *testing.T) {
+	h := newHouse(t, options{deps: func(d *mcp.Deps) {
+		inner := d.Handler
+		d.Handler = func(ctx context.Context, c atlas.Call) (atlas.Result, error) {
+			if c.Op == atlas.OpCall {
+				return atlas.Result{}, atlas.Errorf(atlas.CodeInsufficientScope, errors.New("secret"), "").With("scopes", []string{"tool:secret:read", "tool:crm:read"})
+			}
+			return inner(ctx, c)
+		}
+	}})
+	tok := h.token(t, issuer.Claims{})
+	for _, era := range eras {
+		for _, body := range []string{message(era, "tools/call", `"name":"echo"`, ""), message(era, "prompts/get", `"name":"p"`, "")} {
+			status, hd, answer := h.post(t, era, tok, body, nil)
+			challenge := hd.Get("WWW-Authenticate")
+			if status != 403 || !strings.Contains(challenge, `error="insufficient_scope"`) || !strings.Contains(challenge, `scope="tool:secret:read tool:crm:read"`) ||
+				!strings.Contains(challenge, `resource_metadata="http://127.0.0.1:8080/.well-known/oauth-protected-resource/mcp"`) {
+				t.Errorf("%s %s: %d, challenge %s", era, body, status, challenge)
+			}
+			var m struct {
+				ID    int
+				Error struct {
+					Code int
+					Data atlas.Failure
+				}
+			}
+			if err := json.Unmarshal([]byte(answer), &m); err != nil || m.ID != 7 || m.Error.Code == 0 || m.Error.Data.Code != atlas.CodeInsufficientScope || strings.Contains(answer, "\"secret\"") {
+				t.Errorf("%s: %s", era, answer)
+			}
+		}
+		if status, hd, _ := h.post(t, era, tok, message(era, "tools/list", "", ""), nil); status != 200 || hd.Get("WWW-Authenticate") != "" {
+			t.Errorf("%s: the next request: %d", era, status)
+		}
 	}
 }
 
