@@ -27,7 +27,7 @@ type taskHouse struct {
 	stopped chan struct{} // closed when the tool hangs was told to stop
 }
 
-func newTaskHouse(t *testing.T) *taskHouse {
+func newTaskHouse(t *testing.T, cfg mcp.Config) *taskHouse {
 	t.Helper()
 	th := &taskHouse{stopped: make(chan struct{})}
 	always := atlas.TaskSpec{Timeout: time.Minute, Required: true}
@@ -58,7 +58,7 @@ func newTaskHouse(t *testing.T) *taskHouse {
 	if err != nil {
 		t.Fatal(err)
 	}
-	th.house = newHouse(t, options{deps: func(d *mcp.Deps) {
+	th.house = newHouse(t, options{cfg: cfg, deps: func(d *mcp.Deps) {
 		d.Tasks, err = tasks.New(tasks.Config{}, tasks.Deps{Handler: d.Handler, Store: store, Tool: func(c atlas.Call) (*atlas.Tool, bool) {
 			for _, tl := range tools {
 				if tl.Name == c.Name {
@@ -139,7 +139,7 @@ func (th *taskHouse) end(t *testing.T, token, id string) (state map[string]any) 
 }
 
 func TestTaskOverHTTP(t *testing.T) {
-	th := newTaskHouse(t)
+	th := newTaskHouse(t, mcp.Config{})
 	tok := th.token(t, issuer.Claims{Subject: "ann", Tenant: "acme"})
 	for _, tc := range []struct{ tool, status, member, holds string }{
 		{"quick", "completed", "result", `"subject":"ann","tenant":"acme"`},
@@ -164,7 +164,7 @@ func TestTaskOverHTTP(t *testing.T) {
 }
 
 func TestTaskAsksOverHTTP(t *testing.T) {
-	th := newTaskHouse(t)
+	th := newTaskHouse(t, mcp.Config{})
 	tok := th.token(t, issuer.Claims{Subject: "ann", Tenant: "acme"})
 	id := th.begin(t, tok, "asks")
 	asks := th.end(t, tok, id)
@@ -192,7 +192,7 @@ func TestTaskAsksOverHTTP(t *testing.T) {
 }
 
 func TestTaskCancelOverHTTP(t *testing.T) {
-	th := newTaskHouse(t)
+	th := newTaskHouse(t, mcp.Config{})
 	tok := th.token(t, issuer.Claims{Subject: "ann", Tenant: "acme"})
 	id := th.begin(t, tok, "hangs")
 	for range 2 {
@@ -210,7 +210,7 @@ func TestTaskCancelOverHTTP(t *testing.T) {
 
 // To everybody but its caller a task is what no task is, to the byte.
 func TestForeignTasksLookLikeNone(t *testing.T) {
-	th := newTaskHouse(t)
+	th := newTaskHouse(t, mcp.Config{})
 	ann := th.token(t, issuer.Claims{Subject: "ann", Tenant: "acme"})
 	id := th.begin(t, ann, "asks")
 	th.end(t, ann, id)
@@ -237,7 +237,7 @@ func TestForeignTasksLookLikeNone(t *testing.T) {
 }
 
 func TestTasksAreNegotiated(t *testing.T) {
-	th := newTaskHouse(t)
+	th := newTaskHouse(t, mcp.Config{})
 	tok := th.token(t, issuer.Claims{Subject: "ann", Tenant: "acme"})
 	id := th.begin(t, tok, "quick")
 	for name, tc := range map[string]struct {
@@ -282,7 +282,7 @@ func TestTasksAreNegotiated(t *testing.T) {
 
 // Whoever reads a task needs a token that is good now, and as good as the one that began it.
 func TestTaskNeedsAGoodToken(t *testing.T) {
-	th := newTaskHouse(t)
+	th := newTaskHouse(t, mcp.Config{})
 	claims := issuer.Claims{Subject: "ann", Tenant: "acme", Scopes: []string{"tool:secret:read"}}
 	tok := th.token(t, claims)
 	id := th.begin(t, tok, "hidden")
@@ -296,5 +296,24 @@ func TestTaskNeedsAGoodToken(t *testing.T) {
 	status, _, body := th.post(t, modern, tok+"x", message(modern, "tasks/get", taskID(id), ""), nil)
 	if status != http.StatusUnauthorized || strings.Contains(body, "acme") {
 		t.Errorf("a forged token: %d %s", status, body)
+	}
+}
+
+// A server that stops ends its tasks, and says so.
+func TestStopEndsTasks(t *testing.T) {
+	th := newTaskHouse(t, mcp.Config{DrainTimeout: 10 * time.Millisecond})
+	_, stop := serve(t, th.house)
+	tok := th.token(t, issuer.Claims{Subject: "ann", Tenant: "acme"})
+	running, done := th.begin(t, tok, "hangs"), th.begin(t, tok, "quick")
+	th.end(t, tok, done)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	<-th.stopped
+	if state := th.end(t, tok, running); state["status"] != "failed" || state["error"] == nil {
+		t.Errorf("%v", state)
+	}
+	if state := th.end(t, tok, done); state["status"] != "completed" {
+		t.Errorf("%v", state)
 	}
 }
