@@ -82,7 +82,7 @@ func (s *Server) card() any {
 		Remotes     []remote          `json:"remotes"`
 	}{
 		Schema: "https://static.modelcontextprotocol.io/schemas/v1/server-card.schema.json",
-		Name:   registryName, Title: serverTitle, Description: serverDescription, Version: cmp.Or(s.deps.Version, "0"),
+		Name:   registryName, Title: serverTitle, Description: serverDescription, Version: s.deps.Version,
 		WebsiteURL: websiteURL, Repository: map[string]string{"url": websiteURL, "source": "github"}, Icons: serverIcons(),
 		Remotes: []remote{{
 			Type: "streamable-http", URL: ResourceURL(s.cfg.PublicURL), Versions: sdk.SupportedProtocolVersions(),

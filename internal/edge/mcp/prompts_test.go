@@ -107,6 +107,26 @@ func TestPromptFaults(t *testing.T) {
 	}
 }
 
+// A token without the scopes of a prompt or a resource is told to step up, by status and header too.
+func TestPromptsAndResourcesStepUp(t *testing.T) {
+	for _, era := range eras {
+		h, l := withLibrary(t, mcp.Config{})
+		refuse := func(context.Context, atlas.Call) (atlas.Result, error) {
+			return atlas.Result{}, atlas.Errorf(atlas.CodeInsufficientScope, nil, "").With("scopes", []string{"tool:vault:read"})
+		}
+		h.setTools(append(l.tools(), &atlas.Tool{Name: "step", Kind: atlas.KindPrompt, Run: refuse}, &atlas.Tool{
+			Name: "zz", Kind: atlas.KindResource, URI: "zz://x", Match: exactly("zz://x"), Run: refuse,
+		})...)
+		for method, params := range map[string]string{"prompts/get": `"name":"step"`, "resources/read": `"uri":"zz://x"`} {
+			status, hd, body := h.post(t, era, h.token(t, acme), message(era, method, params, ""), nil)
+			challenge := hd.Get("WWW-Authenticate")
+			if status != 403 || !strings.Contains(challenge, `error="insufficient_scope"`) || !strings.Contains(challenge, "tool:vault:read") || !strings.Contains(body, `"code":"insufficient_scope"`) {
+				t.Errorf("%s %s: %d %q %s", era, method, status, challenge, body)
+			}
+		}
+	}
+}
+
 // What a prompt asks goes to the client as the result, and the reply comes back in the next request.
 func TestPromptAsksItsClient(t *testing.T) {
 	h, l := withLibrary(t, mcp.Config{})

@@ -9,6 +9,7 @@
 package mcp
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -84,6 +85,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
+	deps.Version = cmp.Or(deps.Version, "dev") // clients expect one
 	s := &Server{cfg: cfg.withDefaults(), deps: deps}
 	s.streams.user, s.streams.tenant = make(map[string]int), make(map[atlas.TenantID]int)
 	s.hub.listeners = make(map[*listener]struct{})
@@ -127,7 +129,8 @@ func (s *Server) ToolsChanged() {
 // not wait for them.
 func (s *Server) ResourceUpdated(tenant atlas.TenantID, uri string) { s.hub.updated(tenant, uri) }
 
-// newSDK returns an SDK server. With a fixed caller every request is that caller's (stdio); without one a request without an identity is refused.
+// newSDK returns an SDK server. With a fixed caller every request is that caller's (stdio); without
+// one a request without an identity is refused.
 //
 // Nothing is registered with the SDK. It looks a registered tool up before anybody has asked who
 // calls: a fault in a mirrored header (x-mcp-header) is answered differently for a tool that the

@@ -63,6 +63,7 @@ func (h *sessions) open(s *Server, id *identity) (held *heldSession, release fun
 	return held, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
+		held.used = time.Now()
 		if held.open--; held.open == 0 && h.held[key] == held {
 			held.l.mu.Lock()
 			nothing := len(held.l.uris) == 0
@@ -74,14 +75,17 @@ func (h *sessions) open(s *Server, id *identity) (held *heldSession, release fun
 	}
 }
 
-// makeRoom drops sessions that have expired, and the one of the user that nothing uses and was used
-// least recently. The caller holds mu.
+// heldFor is how long what a session has subscribed to is kept for a stream that does not come.
+const heldFor = 10 * time.Minute
+
+// makeRoom drops sessions that have expired or that nobody has listened to for long, and the one of
+// the user that nothing uses and was used least recently. The caller holds mu.
 func (h *sessions) makeRoom(s *Server, user string, now time.Time) {
 	var oldest sessionKey
 	for key, held := range h.held {
 		switch {
 		case held.open > 0:
-		case now.After(held.ends):
+		case now.After(held.ends) || now.Sub(held.used) > heldFor:
 			h.drop(s, key, held)
 		case key.user == user && (oldest.id == "" || held.used.Before(h.held[oldest].used)):
 			oldest = key

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -204,6 +205,28 @@ func TestHeldSessionsAreBounded(t *testing.T) {
 	// What was dropped is subscribed to nothing; the session itself is good as before.
 	if got := h.inSession(t, tok, first, "resources/unsubscribe", `"uri":"atlas://docs/shared"`); !strings.Contains(got, `"result":{}`) {
 		t.Error(got)
+	}
+}
+
+// The stream of a session ends when the server stops, and with its token.
+func TestSessionStreamsEnd(t *testing.T) {
+	h, _ := withSessions(t, mcp.Config{})
+	short := h.token(t, issuer.Claims{TTL: time.Second})
+	if rest := h.stream(t, short, h.begin(t, short)).line(); rest != "" {
+		t.Errorf("told %s", rest)
+	}
+	h.Close()
+	url, stop := serve(t, h)
+	h.URL = url
+	tok := h.token(t, acme)
+	s := h.stream(t, tok, h.begin(t, tok))
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	if rest := s.line(); rest != "" {
+		t.Errorf("told %s", rest)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
 	}
 }
 
