@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -104,14 +105,11 @@ func TestCompletionOfHiddenIsOfUnknown(t *testing.T) {
 		if !slices.ContainsFunc(h.seen(), func(c atlas.Call) bool { return c.Op == atlas.OpList && c.Kind == atlas.KindPrompt }) {
 			t.Error("the pipeline was not asked")
 		}
-		var lists int
 		for _, c := range h.seen() {
 			if c.Op == atlas.OpCall {
 				t.Errorf("%s: completion ran %+v", era, c)
 			}
-			lists++
 		}
-		_ = lists
 		// The same two that acme has and globex has not.
 		for who, want := range map[string]string{h.token(t, acme): `["pay","plan"]`, h.token(t, globex): `[]`} {
 			_, _, body := h.post(t, era, who, message(era, "completion/complete", `"ref":{"type":"ref/resource","uri":"atlas://docs/{id}"},"argument":{"name":"id","value":"p"}`, ""), nil)
@@ -119,6 +117,53 @@ func TestCompletionOfHiddenIsOfUnknown(t *testing.T) {
 				t.Errorf("%s: %s, want %s", era, body, want)
 			}
 		}
+	}
+}
+
+// Who asks for completion faster than a source answers is told to wait, and holds up nobody else.
+func TestCompletionsAreBounded(t *testing.T) {
+	h, l := withLibrary(t, mcp.Config{})
+	begun, release := make(chan struct{}, 100), make(chan struct{})
+	slow := func(ctx context.Context, call atlas.Call, _, _ string, _ map[string]string) ([]string, error) {
+		if call.Tenant == "acme" {
+			begun <- struct{}{}
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+		}
+		return []string{"x"}, nil
+	}
+	h.setTools(append(l.tools(), &atlas.Tool{Name: "slow", Kind: atlas.KindPrompt, Complete: slow})...)
+	const params = `"ref":{"type":"ref/prompt","name":"slow"},"argument":{"name":"id","value":""}`
+	ann, gus := h.token(t, acme), h.token(t, globex)
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			if _, _, body := h.post(t, modern, ann, message(modern, "completion/complete", params, ""), nil); !strings.Contains(body, `"values":["x"]`) {
+				t.Error(body)
+			}
+		})
+	}
+	for range 32 {
+		<-begun
+	}
+	for _, method := range []string{"completion/complete", "resources/list"} {
+		p := params
+		if method == "resources/list" {
+			p = ""
+		}
+		if _, _, body := h.post(t, modern, ann, message(modern, method, p, ""), nil); !strings.Contains(body, `"code":"rate_limited"`) {
+			t.Errorf("%s: %s", method, body)
+		}
+		if _, _, body := h.post(t, modern, gus, message(modern, method, p, ""), nil); !strings.Contains(body, `"result":`) {
+			t.Errorf("%s of another caller: %s", method, body)
+		}
+	}
+	close(release)
+	wg.Wait()
+	if _, _, body := h.post(t, modern, ann, message(modern, "resources/list", "", ""), nil); !strings.Contains(body, `"result":`) {
+		t.Errorf("afterwards: %s", body)
 	}
 }
 

@@ -33,6 +33,10 @@ func (s *Server) listResources(ctx context.Context, id *identity, req *sdk.ListR
 	if err != nil {
 		return nil, err
 	}
+	if !s.looks.enter(id, lookBound) {
+		return nil, requestFailure(errTooManyLooks(), call)
+	}
+	defer s.looks.leave(id)
 	listing := s.catalog.Load().listing
 	var all []listedURI
 	for _, t := range tools {
@@ -84,6 +88,11 @@ func (s *Server) behind(ctx context.Context, call atlas.Call, t *atlas.Tool, lim
 		out = append(out, listedURI{c.URI, message.AppendLink(nil, &c)})
 	}
 	return out
+}
+
+// errTooManyLooks is one and the same whoever's bound it is.
+func errTooManyLooks() *atlas.Error {
+	return atlas.Errorf(atlas.CodeRateLimited, nil, "too many lists and completions are being made; wait, then try again")
 }
 
 // look runs what t finds out beside its calls, for no longer than a call of it, and survives its

@@ -248,16 +248,16 @@ func TestResourceAsksItsClient(t *testing.T) {
 // Every answer of many callers at once is the caller's own.
 func TestReadersNeverCross(t *testing.T) {
 	h, _ := withLibrary(t, mcp.Config{})
-	tokens := map[atlas.TenantID]string{"acme": h.token(t, acme), "globex": h.token(t, globex)}
 	var wg sync.WaitGroup
 	for i := range 100 {
 		wg.Go(func() {
 			tenant := []atlas.TenantID{"acme", "globex"}[i%2]
 			era := eras[i/2%2]
-			_, _, read := h.post(t, era, tokens[tenant], message(era, "resources/read", `"uri":"atlas://docs/shared"`, ""), nil)
-			_, _, list := h.post(t, era, tokens[tenant], message(era, "resources/list", "", ""), nil)
-			_, _, got := h.post(t, era, tokens[tenant], message(era, "prompts/get", `"name":"summarise","arguments":{"id":"x"}`, ""), nil)
-			_, _, values := h.post(t, era, tokens[tenant], message(era, "completion/complete", `"ref":{"type":"ref/prompt","name":"summarise"},"argument":{"name":"id","value":"p"}`, ""), nil)
+			tok := h.token(t, issuer.Claims{Tenant: tenant, Subject: fmt.Sprint("user-", i)})
+			_, _, read := h.post(t, era, tok, message(era, "resources/read", `"uri":"atlas://docs/shared"`, ""), nil)
+			_, _, list := h.post(t, era, tok, message(era, "resources/list", "", ""), nil)
+			_, _, got := h.post(t, era, tok, message(era, "prompts/get", `"name":"summarise","arguments":{"id":"x"}`, ""), nil)
+			_, _, values := h.post(t, era, tok, message(era, "completion/complete", `"ref":{"type":"ref/prompt","name":"summarise"},"argument":{"name":"id","value":"p"}`, ""), nil)
 			if !strings.Contains(read, string(tenant)+"'s own") || !strings.Contains(got, " of "+string(tenant)) ||
 				strings.Contains(list, "docs/plan") != (tenant == "acme") || strings.Contains(values, "plan") != (tenant == "acme") {
 				t.Errorf("%s: %s %s %s %s", tenant, read, list, got, values)

@@ -62,7 +62,8 @@ type Server struct {
 	sdk     *sdk.Server // of the HTTP endpoint
 	handler http.Handler
 	catalog atomic.Pointer[catalog]
-	streams streams
+	streams places // open subscriptions
+	looks   places // requests that look into sources
 	hub     hub
 	ready   readiness
 	self    []byte // the server's name as results have it
@@ -87,10 +88,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	deps.Version = cmp.Or(deps.Version, "dev") // clients expect one
 	s := &Server{cfg: cfg.withDefaults(), deps: deps}
-	s.streams.user, s.streams.tenant = make(map[string]int), make(map[atlas.TenantID]int)
 	s.hub.listeners = make(map[*listener]struct{})
 	s.sessions.held = make(map[sessionKey]*heldSession)
-	s.sessions.kept.user, s.sessions.kept.tenant = make(map[string]int), make(map[atlas.TenantID]int)
 	s.ready.checks = deps.Checks
 	s.draining, s.stopDrain = context.WithCancel(context.Background())
 	// Without its icons, which a client that wants them asks for once.

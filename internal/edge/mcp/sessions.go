@@ -17,7 +17,7 @@ import (
 type sessions struct {
 	mu   sync.Mutex // guards held, and what is in it
 	held map[sessionKey]*heldSession
-	kept streams // counts them
+	kept places // counts them
 }
 
 // A sessionKey names a session of a caller. The token that carries a session is bound to its caller;
@@ -43,9 +43,9 @@ func (h *sessions) open(s *Server, id *identity) (held *heldSession, release fun
 	defer h.mu.Unlock()
 	held = h.held[key]
 	if held == nil {
-		if !h.kept.enter(id, &s.cfg) {
+		if !h.kept.enter(id, s.cfg.streamBound()) {
 			h.makeRoom(s, id.user, now)
-			if !h.kept.enter(id, &s.cfg) {
+			if !h.kept.enter(id, s.cfg.streamBound()) {
 				return nil, nil
 			}
 		}
@@ -118,7 +118,7 @@ func (h *sessions) drop(s *Server, key sessionKey, held *heldSession) {
 func (s *Server) listenInSession(w http.ResponseWriter, r *http.Request, session direct.Session) {
 	id := newIdentity(edge.CallerOf(r.Context()), "http")
 	id.session = session
-	if !s.streams.enter(id, &s.cfg) {
+	if !s.streams.enter(id, s.cfg.streamBound()) {
 		edge.WriteFailure(w, errTooManyStreams())
 		return
 	}
