@@ -85,7 +85,7 @@ type Call struct {
 
 // Child returns a call of the named tool made by the tool that answers c. It carries c's
 // principal, tenant, trace and budget, so that policy, cache, breaker and audit apply to it as
-// they would to the caller; the caller's rate limit is charged for c alone.
+// they would to the caller; the caller's rate limit is charged for c alone, unless c is a list.
 func (c Call) Child(id, name string, args json.RawMessage) Call {
 	depth := 1
 	if c.Parent != nil {
@@ -95,7 +95,7 @@ func (c Call) Child(id, name string, args json.RawMessage) Call {
 		ID: id, Op: OpCall, Name: name, Args: Args{Raw: args},
 		Principal: c.Principal, Tenant: c.Tenant, Transport: "internal",
 		Budget: c.Budget, TraceParent: c.TraceParent, TraceState: c.TraceState,
-		Parent: &Parent{ID: c.ID, Tool: c.Name, Depth: depth}, Received: c.Received,
+		Parent: &Parent{ID: c.ID, Tool: c.Name, Depth: depth, List: c.Op == OpList}, Received: c.Received,
 	}
 	if c.IdempotencyKey != "" {
 		// Its own key, also when one tool is called twice with different arguments; the same key when
@@ -111,6 +111,7 @@ type Parent struct {
 	ID    string // the parent's Call.ID
 	Tool  string // the parent's tool
 	Depth int    // 1 for a child of a caller's own call
+	List  bool   // the parent is a list or a completion, which the rate limit has not charged for
 }
 
 // Args are a call's arguments.

@@ -56,6 +56,7 @@ rules:
 //	call TOOL {"text":"x"}      one call; what follows looks at its outcome
 //	times 5 call TOOL {}        the same call several times; the last outcome counts
 //	list
+//	lookup TOOL {"text":"x"}    one call in the course of a list, such as a template's documents
 //	ok | fail CODE
 //	contains TEXT | lacks TEXT  of the answer, or of the failure as callers see it
 //	ran TOOL N                  how often the tool itself has run so far
@@ -159,6 +160,9 @@ func (s *script) line(line string) error {
 		}
 		s.last.Reply = &atlas.Reply{Answers: map[string]json.RawMessage{"q": json.RawMessage(rest)}, State: s.res.Ask.State}
 		s.do(func(ctx context.Context) (atlas.Result, error) { return s.app.Handle(ctx, s.last) })
+	case "lookup":
+		name, args, _ := strings.Cut(rest, " ")
+		s.lookup(name, args)
 	case "key":
 		s.key = rest
 	case "next":
@@ -205,6 +209,14 @@ func (s *script) call(name, args string) {
 	call.IdempotencyKey, call.Client = s.key, s.can
 	s.last = call
 	s.do(func(ctx context.Context) (atlas.Result, error) { return s.app.Handle(ctx, call) })
+}
+
+// lookup makes a call as the List and Complete of a tool do: a child of the caller's list.
+func (s *script) lookup(name, args string) {
+	list := s.app.NewCall(s.who, "", nil)
+	list.Op = atlas.OpList
+	s.last = list.Child("req_lookup", name, json.RawMessage(args))
+	s.do(func(ctx context.Context) (atlas.Result, error) { return s.app.Handle(ctx, s.last) })
 }
 
 // do runs a call as the edge does, except that a panic, which the telemetry stage must stop, becomes

@@ -79,10 +79,11 @@ func New(cfg Config, store Store) (*Limiter, error) {
 }
 
 // Stage refuses calls over a limit with rate_limited. Calls that a composed or workflow tool makes
-// pass: their caller was charged for the tool itself.
+// pass: their caller was charged for the tool itself. What a list or a completion looks up is charged
+// for: nothing else holds it back.
 func (l *Limiter) Stage(next atlas.Handler) atlas.Handler {
 	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
-		if call.Parent != nil {
+		if call.Parent != nil && !call.Parent.List {
 			return next(ctx, call)
 		}
 		charge, err := l.charge(call)
