@@ -93,8 +93,7 @@ func taskFailure(e *atlas.Error, call *atlas.Call) *jsonrpc.Error {
 	if failure := message.ErrorOf(e, call); failure != nil {
 		return rpcError(failure)
 	}
-	switch e.Code {
-	case atlas.CodeNotFound, atlas.CodeInvalidArguments:
+	if e.Code == atlas.CodeNotFound || e.Code == atlas.CodeInvalidArguments {
 		return &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: e.Hint}
 	}
 	return rpcFailure(e, call.ID)

@@ -1,12 +1,16 @@
 package tasks
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -117,7 +121,7 @@ func (m *Manager) newRun(call atlas.Call, tool *atlas.Tool, timeout time.Duratio
 	}
 	m.running.Add(1)
 	id := rand.Text()
-	r := &run{id: id, at: placeOf(call, id), who: w, call: call, reads: tool.Reads, done: make(chan outcome, 1)}
+	r := &run{id: id, at: placeOf(call, id), who: w, call: detach(call), reads: tool.Reads, done: make(chan outcome, 1)}
 	r.call.Task = true
 	r.call.Peer = nil // a task has no request to send notifications on
 	ctx, stop := context.WithTimeout(m.base, timeout+grace)
@@ -127,6 +131,26 @@ func (m *Manager) newRun(call atlas.Call, tool *atlas.Tool, timeout time.Duratio
 	now := time.Now()
 	r.rec = record{Key: r.at.key, Status: Working, Created: now, Updated: now, Tool: tool.Name, Scopes: tool.Scopes, Timeout: timeout, Worker: m.worker, Expires: now.Add(timeout + m.cfg.TTL)}
 	return r, nil
+}
+
+// detach returns a copy of call that shares no memory with the request that it came from, which may
+// be used for another caller's request while the call still runs.
+func detach(call atlas.Call) atlas.Call {
+	call.Name, call.IdempotencyKey = strings.Clone(call.Name), strings.Clone(call.IdempotencyKey)
+	call.TraceParent, call.TraceState = strings.Clone(call.TraceParent), strings.Clone(call.TraceState)
+	call.Args.Raw = bytes.Clone(call.Args.Raw)
+	call.Budget.Expected = slices.Clone(call.Budget.Expected)
+	if call.Reply != nil {
+		reply := &atlas.Reply{State: bytes.Clone(call.Reply.State)}
+		if call.Reply.Answers != nil {
+			reply.Answers = make(map[string]json.RawMessage, len(call.Reply.Answers))
+			for key, answer := range call.Reply.Answers {
+				reply.Answers[strings.Clone(key)] = bytes.Clone(answer)
+			}
+		}
+		call.Reply = reply
+	}
+	return call
 }
 
 var errTooMany = atlas.Errorf(atlas.CodeRateLimited, nil, "too many tasks are running or kept; wait until some have ended")

@@ -215,6 +215,34 @@ func TestNoRoomRunsPlainly(t *testing.T) {
 	}
 }
 
+// What the request of a call was read into is used for the next caller's while the call still runs.
+func TestRunSharesNoMemoryWithItsRequest(t *testing.T) {
+	for name, spec := range map[string]atlas.TaskSpec{"at once": always, "later": {After: time.Second, Timeout: time.Minute}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tl := &atlas.Tool{Name: "x", Task: spec, Run: func(ctx context.Context, c atlas.Call) (atlas.Result, error) {
+					if err := pause(ctx, 10*time.Second); err != nil {
+						return atlas.Result{}, err
+					}
+					return say(fmt.Sprintf("%s %s %s", c.Args.Raw, c.Reply.State, c.Reply.Answers["a"]))
+				}}
+				m := newBench(t, tl).serve(tasks.Config{})
+				c := callAs(ann, "x")
+				raw := []byte(`{"of":"ann"}`)
+				c.Args.Raw = raw
+				c.Reply = &atlas.Reply{State: raw[1:5], Answers: map[string]json.RawMessage{"a": raw[6:11]}}
+				id := begin(t, m, c).ID
+				copy(raw, `{"of":"eve"}`)
+				c.Reply.Answers["a"] = json.RawMessage(`"eve"`)
+				task := until(t, m, ann, id, tasks.Completed)
+				if got := told(t, task); got != `{"said":"{\"of\":\"ann\"} \"of\" \"ann\""}` {
+					t.Errorf("ran with %s", got)
+				}
+			})
+		})
+	}
+}
+
 // The results that one caller has kept are bounded in bytes; what does not fit is lost, and said to be.
 func TestKeptBytesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
