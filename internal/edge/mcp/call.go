@@ -16,8 +16,6 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 )
 
-const firstModern = message.FirstModern
-
 // An identity is who a protocol message comes from. It is the bridge over the SDK: the HTTP edge
 // puts it into the SDK's token info, the middleware takes it out of the request.
 type identity struct {
@@ -166,10 +164,7 @@ func (s *Server) answer(ctx context.Context, call atlas.Call) (tasks.Answer, err
 	return tasks.Answer{Result: res}, err
 }
 
-var (
-	errUnknownTool = rpcError(message.ErrUnknownTool)
-	errInternal    = rpcError(message.ErrInternal)
-)
+var errInternal = rpcError(message.ErrInternal)
 
 // rpcError returns e for the SDK.
 func rpcError(e *message.Error) *jsonrpc.Error {

@@ -123,12 +123,13 @@ func legacyHeader() http.Header {
 // plainText reports whether the SDK refused a request with text in place of JSON.
 func plainText(sdk got) bool { return strings.HasPrefix(sdk.Type, "text/plain") }
 
-// members returns what a message has, read as leniently as can be.
-func members(s sent) (msg, params, meta map[string]any) {
+// members returns what a message's parameters have, read as leniently as can be.
+func members(s sent) (params, meta map[string]any) {
+	var msg map[string]any
 	_ = json.Unmarshal([]byte(s.body), &msg)
 	params, _ = msg["params"].(map[string]any)
 	meta, _ = params["_meta"].(map[string]any)
-	return msg, params, meta
+	return params, meta
 }
 
 var departures = []departure{
@@ -207,7 +208,7 @@ var departures = []departure{
 	{
 		name: "what no tool reads is not decoded", why: "the SDK decodes every capability and answer into a type of its own, and so refuses those that are newer than it",
 		is: func(s sent, direct, sdk got) bool {
-			_, params, meta := members(s)
+			params, meta := members(s)
 			return (sdk.code() == words.CodeInvalidParams || sdk.code() == words.CodeHeaderMismatch) && (params["inputResponses"] != nil || meta["io.modelcontextprotocol/clientCapabilities"] != nil || meta["io.modelcontextprotocol/clientInfo"] != nil)
 		},
 		seed: sent{modernHeader("tools/call", "echo"), plain(modern, "tools/call", `"name":"echo","inputResponses":{"x":{"newer":1}}`)},
@@ -215,7 +216,7 @@ var departures = []departure{
 	{
 		name: "parameters are required", why: "JSON-RPC 2.0 section 5.1: they are what is wrong, not the request; the SDK has three answers for that",
 		is: func(s sent, direct, _ got) bool {
-			_, params, _ := members(s)
+			params, _ := members(s)
 			return params == nil && direct.code() == words.CodeInvalidParams && direct.Status == http.StatusBadRequest
 		},
 		seed: sent{legacyHeader(), `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":null}`},

@@ -100,13 +100,13 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 // resourceMetadata is the protected resource metadata (RFC 9728 section 2).
 func (s *Server) resourceMetadata() any {
 	return struct {
-		Resource   string   `json:"resource"`
-		Servers    []string `json:"authorization_servers,omitempty"`
-		Scopes     []string `json:"scopes_supported,omitempty"`
-		Methods    []string `json:"bearer_methods_supported"`
-		Name       string   `json:"resource_name"`
-		DPoPAlgs   []string `json:"dpop_signing_alg_values_supported,omitempty"`
-		DPoPOnly   bool     `json:"dpop_bound_access_tokens_required,omitempty"`
+		Resource string   `json:"resource"`
+		Servers  []string `json:"authorization_servers,omitempty"`
+		Scopes   []string `json:"scopes_supported,omitempty"`
+		Methods  []string `json:"bearer_methods_supported"`
+		Name     string   `json:"resource_name"`
+		DPoPAlgs []string `json:"dpop_signing_alg_values_supported,omitempty"`
+		DPoPOnly bool     `json:"dpop_bound_access_tokens_required,omitempty"`
 	}{
 		Resource: ResourceURL(s.cfg.PublicURL), Servers: s.deps.AuthServers, Scopes: s.deps.Scopes,
 		Methods: []string{"header"}, Name: "Atlas", DPoPAlgs: s.deps.Challenge.DPoPAlgs, DPoPOnly: s.deps.Challenge.DPoPOnly,

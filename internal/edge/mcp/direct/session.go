@@ -2,12 +2,11 @@ package direct
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"net/http"
 	"sync"
 	"time"
-
-	"crypto/rand"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
@@ -38,20 +37,23 @@ func (s session) encode() []byte {
 		}
 	}
 	b := []byte{sealedVersion, caps}
-	b = binary.BigEndian.AppendUint64(b, uint64(s.expires.Unix()))
+	b = binary.AppendVarint(b, s.expires.Unix())
 	b = append(b, s.id...)
 	return append(b, s.revision...)
 }
 
 func decodeSession(b []byte) (s session, ok bool) {
-	const head = 2 + 8
-	if len(b) < head+idLen || b[0] != sealedVersion {
+	if len(b) < 2 || b[0] != sealedVersion {
 		return s, false
 	}
 	caps := b[1]
+	seconds, n := binary.Varint(b[2:])
+	if n <= 0 || len(b) < 2+n+idLen {
+		return s, false
+	}
 	s.client = atlas.Client{Elicit: caps&1 != 0, ElicitURL: caps&2 != 0, Sample: caps&4 != 0, Roots: caps&8 != 0}
-	s.expires = time.Unix(int64(binary.BigEndian.Uint64(b[2:head])), 0)
-	s.id, s.revision = string(b[head:head+idLen]), string(b[head+idLen:])
+	s.expires = time.Unix(seconds, 0)
+	s.id, s.revision = string(b[2+n:2+n+idLen]), string(b[2+n+idLen:])
 	return s, true
 }
 

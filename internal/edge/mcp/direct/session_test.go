@@ -1,7 +1,6 @@
 package direct_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -258,10 +257,10 @@ func asking(_ context.Context, c atlas.Call) (atlas.Result, error) {
 
 // ask begins a session and a call, and returns the stream, the session and the id of the request that
 // the client is sent.
-func ask(t *testing.T, srv *httptest.Server, who string) (in *bufio.Reader, session, id string) {
+func ask(t *testing.T, srv *httptest.Server, who string) (in reply, session, id string) {
 	t.Helper()
-	session = post(t.Context(), t, srv, who, legacy, initialize(canElicit)).Header.Get("Mcp-Session-Id")
-	in = bufio.NewReader(post(t.Context(), t, srv, who, legacy, whoCanDo, "Mcp-Session-Id", session).Body)
+	session = post(t.Context(), t, srv, who, legacy, initialize(canElicit)).header.Get("Mcp-Session-Id")
+	in = post(t.Context(), t, srv, who, legacy, whoCanDo, "Mcp-Session-Id", session)
 	e := next(t, in)
 	if e["method"] != "elicitation/create" || e["params"].(map[string]any)["message"] != "who?" {
 		t.Fatalf("event %v", e)
@@ -283,9 +282,9 @@ func TestClientOfTheOlderEraIsAsked(t *testing.T) {
 		t.Errorf("ids %q and %q can be guessed", id, otherID)
 	}
 	// Nobody else can answer: not another caller, not in another session or in none, not with another id.
-	elsewhere := post(t.Context(), t, srv, "acme/ann", legacy, initialize(canElicit)).Header.Get("Mcp-Session-Id")
+	elsewhere := post(t.Context(), t, srv, "acme/ann", legacy, initialize(canElicit)).header.Get("Mcp-Session-Id")
 	answers := map[string]bool{}
-	for name, resp := range map[string]*http.Response{
+	for name, resp := range map[string]reply{
 		"another caller":                       post(t.Context(), t, srv, "acme/bob", legacy, answerTo(id, accept), "Mcp-Session-Id", hers),
 		"a namesake":                           post(t.Context(), t, srv, "globex/ann", legacy, answerTo(id, accept)),
 		"no session":                           post(t.Context(), t, srv, "acme/ann", legacy, answerTo(id, accept)),
@@ -296,23 +295,23 @@ func TestClientOfTheOlderEraIsAsked(t *testing.T) {
 		"the newer era, which answers nothing": post(t.Context(), t, srv, "acme/ann", modern, answerTo(id, accept), "Mcp-Session-Id", session),
 	} {
 		body := text(t, resp)
-		if resp.StatusCode != http.StatusNotFound {
-			t.Errorf("%s: %d %s", name, resp.StatusCode, body)
+		if resp.status != http.StatusNotFound {
+			t.Errorf("%s: %d %s", name, resp.status, body)
 		}
 		answers[body] = true
 	}
 	if len(answers) != 1 {
 		t.Errorf("the answers differ: %v", answers)
 	}
-	if resp := post(t.Context(), t, srv, "acme/ann", legacy, answerTo(id, accept), "Mcp-Session-Id", session); resp.StatusCode != http.StatusAccepted {
-		t.Errorf("the client's own answer: %d %s", resp.StatusCode, text(t, resp))
+	if resp := post(t.Context(), t, srv, "acme/ann", legacy, answerTo(id, accept), "Mcp-Session-Id", session); resp.status != http.StatusAccepted {
+		t.Errorf("the client's own answer: %d %s", resp.status, text(t, resp))
 	}
 	got := next(t, in)["result"].(map[string]any)["structuredContent"].(map[string]any)
 	if got["state"] != "round 1" || got["subject"] != "ann" || got["name"].(map[string]any)["content"].(map[string]any)["name"] != "Eve" {
 		t.Errorf("answer %v", got)
 	}
-	if resp := post(t.Context(), t, srv, "acme/ann", legacy, answerTo(id, accept), "Mcp-Session-Id", session); resp.StatusCode != http.StatusNotFound {
-		t.Errorf("answered twice: %d", resp.StatusCode)
+	if resp := post(t.Context(), t, srv, "acme/ann", legacy, answerTo(id, accept), "Mcp-Session-Id", session); resp.status != http.StatusNotFound {
+		t.Errorf("answered twice: %d", resp.status)
 	}
 }
 
@@ -426,7 +425,7 @@ func TestWaitingCallsAreBoundedAndEndWithTheServer(t *testing.T) {
 	}
 	bob, _, _ := ask(t, srv, "acme/bob")
 	stop()
-	for _, in := range []*bufio.Reader{one, two, bob} {
+	for _, in := range []reply{one, two, bob} {
 		if e := next(t, in); e["result"].(map[string]any)["structuredContent"].(map[string]any)["code"] != "shutting_down" {
 			t.Errorf("at the end: %v", e)
 		}

@@ -247,15 +247,21 @@ func serve(t *testing.T, h http.Handler) *httptest.Server {
 	return srv
 }
 
-// post sends a message as who, and returns the answer unread.
-func post(ctx context.Context, t *testing.T, srv *httptest.Server, who, era, body string, set ...string) *http.Response {
+// A reply is an answer over HTTP, whose body is still to be read.
+type reply struct {
+	*bufio.Reader
+	status int
+	header http.Header
+}
+
+// post sends a message as who.
+func post(ctx context.Context, t *testing.T, srv *httptest.Server, who, era, body string, set ...string) reply {
 	t.Helper()
-	r := newRequest(t, era, body)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, srv.URL, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header = r.Header
+	req.Header = newRequest(t, era, body).Header
 	req.Header.Set("X-Caller", who)
 	for i := 0; i < len(set); i += 2 {
 		req.Header.Set(set[i], set[i+1])
@@ -265,11 +271,11 @@ func post(ctx context.Context, t *testing.T, srv *httptest.Server, who, era, bod
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = resp.Body.Close() })
-	return resp
+	return reply{bufio.NewReader(resp.Body), resp.StatusCode, resp.Header}
 }
 
 // next returns the next event of a stream.
-func next(t *testing.T, in *bufio.Reader) map[string]any {
+func next(t *testing.T, in reply) map[string]any {
 	t.Helper()
 	for {
 		line, err := in.ReadString('\n')
@@ -286,9 +292,9 @@ func next(t *testing.T, in *bufio.Reader) map[string]any {
 	}
 }
 
-func text(t *testing.T, resp *http.Response) string {
+func text(t *testing.T, in reply) string {
 	t.Helper()
-	b, err := io.ReadAll(resp.Body)
+	b, err := io.ReadAll(in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +320,7 @@ func TestDisconnectEndsTheCall(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				body := request(era, "tools/call", `"name":"x"`, `"progressToken":1`)
 				if stream {
-					in := bufio.NewReader(post(ctx, t, srv, "acme/ann", era, body).Body)
+					in := post(ctx, t, srv, "acme/ann", era, body)
 					if e := next(t, in); e["method"] != "notifications/progress" {
 						t.Errorf("event %v", e)
 					}

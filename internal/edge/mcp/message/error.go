@@ -72,15 +72,8 @@ var (
 	ErrCursor          = &Error{Code: CodeInvalidParams, Message: "Invalid cursor"}
 )
 
-func unknown(k atlas.Kind) *Error {
-	switch k {
-	case atlas.KindPrompt:
-		return ErrUnknownPrompt
-	case atlas.KindResource:
-		return ErrUnknownResource
-	}
-	return ErrUnknownTool
-}
+// unknown is what there is not, by kind.
+var unknown = [...]*Error{atlas.KindTool: ErrUnknownTool, atlas.KindPrompt: ErrUnknownPrompt, atlas.KindResource: ErrUnknownResource}
 
 func invalidParams(text string) *Error { return &Error{Code: CodeInvalidParams, Message: text} }
 
@@ -88,20 +81,27 @@ func invalidParams(text string) *Error { return &Error{Code: CodeInvalidParams, 
 // none: then the failure of a tool is a result, which its model can read, and another's is
 // [Failure]'s.
 func ErrorOf(e *atlas.Error, call *atlas.Call) *Error {
-	switch e.Code {
-	case atlas.CodeToolNotFound:
-		return unknown(call.Kind)
-	case atlas.CodeMissingCapability:
-		return &Error{Code: CodeMissingCapability, Message: line(e, call.ID), Data: requiredData(e)}
-	case atlas.CodeInvalidState:
-		return &Error{Code: CodeInvalidParams, Message: line(e, call.ID), Data: AppendFailure(nil, e, call.ID)}
-	case atlas.CodeInsufficientScope:
-		return Failure(e, call.ID, http.StatusForbidden)
-	}
-	if e.Err == errParamHeader { //nolint:errorlint // a sentinel of this package, set by ReadParamHeaders alone
+	if e.Err == errParamHeader { //nolint:errorlint // a sentinel of this package, set by CheckParamHeaders alone
 		return &Error{Code: CodeHeaderMismatch, Message: e.Hint, Status: http.StatusBadRequest}
 	}
+	if make := ofProtocol[e.Code]; make != nil {
+		return make(e, call)
+	}
 	return nil
+}
+
+// ofProtocol makes the errors that the protocol has for codes.
+var ofProtocol = map[atlas.Code]func(*atlas.Error, *atlas.Call) *Error{
+	atlas.CodeToolNotFound: func(_ *atlas.Error, call *atlas.Call) *Error { return unknown[call.Kind] },
+	atlas.CodeMissingCapability: func(e *atlas.Error, call *atlas.Call) *Error {
+		return &Error{Code: CodeMissingCapability, Message: line(e, call.ID), Data: requiredData(e)}
+	},
+	atlas.CodeInvalidState: func(e *atlas.Error, call *atlas.Call) *Error {
+		return &Error{Code: CodeInvalidParams, Message: line(e, call.ID), Data: AppendFailure(nil, e, call.ID)}
+	},
+	atlas.CodeInsufficientScope: func(e *atlas.Error, call *atlas.Call) *Error {
+		return Failure(e, call.ID, http.StatusForbidden)
+	},
 }
 
 // Failure is a failure of a request that has no result to put it into. Status is that of the HTTP

@@ -89,9 +89,16 @@ func TestCheck(t *testing.T) {
 // What each method is about stands in the Mcp-Name field, also where the SDK does not look.
 func TestTargets(t *testing.T) {
 	for _, tt := range []struct{ method, params, want string }{
-		{"tools/call", `"name":"a"`, "a"}, {"prompts/get", `"name":"a"`, "a"}, {"resources/read", `"uri":"u:1"`, "u:1"},
-		{"tasks/get", `"taskId":"t"`, "t"}, {"tasks/cancel", `"taskId":"t"`, "t"}, {"tasks/update", `"taskId":"t"`, "t"},
-		{"tasks/result", `"taskId":"t"`, "-"}, {"tasks/list", `"taskId":"t"`, "-"}, {"tools/list", `"name":"a"`, "-"}, {"tasks/get", `"taskId":5`, ""},
+		{"tools/call", `"name":"a"`, "a"},
+		{"prompts/get", `"name":"a"`, "a"},
+		{"resources/read", `"uri":"u:1"`, "u:1"},
+		{"tasks/get", `"taskId":"t"`, "t"},
+		{"tasks/cancel", `"taskId":"t"`, "t"},
+		{"tasks/update", `"taskId":"t"`, "t"},
+		{"tasks/result", `"taskId":"t"`, "-"},
+		{"tasks/list", `"taskId":"t"`, "-"},
+		{"tools/list", `"name":"a"`, "-"},
+		{"tasks/get", `"taskId":5`, ""},
 	} {
 		m := parse(t, `{"jsonrpc":"2.0","id":1,"method":"`+tt.method+`","params":{`+tt.params+`}}`)
 		target, ok := m.Target()

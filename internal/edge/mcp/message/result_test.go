@@ -54,19 +54,26 @@ func TestCallResult(t *testing.T) {
 		want  string
 	}{
 		{
-			"structured", older, atlas.Result{Structured: json.RawMessage("{\n \"a\": \"x\\n\\\" {\"\n}")}, atlas.ReadsPrivate,
+			"structured", older,
+			atlas.Result{Structured: json.RawMessage("{\n \"a\": \"x\\n\\\" {\"\n}")},
+			atlas.ReadsPrivate,
 			`{"_meta":{"atlas/request_id":"r","atlas/reads":"private"},"content":[{"type":"text","text":"{\n \"a\": \"x\\n\\\" {\"\n}"}],"structuredContent":{"a":"x\n\" {"}}`,
 		},
 		{
-			"nothing", newer, atlas.Result{}, "",
+			"nothing", newer,
+			atlas.Result{},
+			"",
 			`{"resultType":"complete","_meta":{"atlas/request_id":"r","atlas/reads":"untrusted","io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}},"content":[{"type":"text","text":"{}"}],"structuredContent":{}}`,
 		},
 		{
-			"all notes", older, atlas.Result{Structured: json.RawMessage(`{}`), AsOf: asOf, Partial: true, Truncated: true}, atlas.ReadsUntrusted,
+			"all notes", older,
+			atlas.Result{Structured: json.RawMessage(`{}`), AsOf: asOf, Partial: true, Truncated: true},
+			atlas.ReadsUntrusted,
 			`{"_meta":{"atlas/request_id":"r","atlas/reads":"untrusted","atlas/as_of":"2026-11-20T09:00:00.005Z","atlas/partial":true,"atlas/truncated":true},"content":[{"type":"text","text":"{}"}],"structuredContent":{}}`,
 		},
 		{
-			"content", older, atlas.Result{Content: []atlas.Content{
+			"content", older,
+			atlas.Result{Content: []atlas.Content{
 				{Type: atlas.ContentText, Text: "a\u2028<"},
 				{Type: atlas.ContentImage, Data: []byte{1, 2}, MIME: "image/png"},
 				{Type: atlas.ContentAudio, Data: []byte{3}, MIME: "audio/wav"},
@@ -74,13 +81,16 @@ func TestCallResult(t *testing.T) {
 				{Type: atlas.ContentResource, URI: "u:2", Data: []byte{}},
 				{Type: atlas.ContentResourceLink, URI: "u:3", Name: "n", Title: "T", Description: "d", MIME: "x/y", Size: 9},
 				{Type: atlas.ContentResourceLink, URI: "u:4"},
-			}}, atlas.ReadsPrivate,
+			}},
+			atlas.ReadsPrivate,
 			`{"_meta":{"atlas/request_id":"r","atlas/reads":"private"},"content":[{"type":"text","text":"a\u2028<"},{"type":"image","data":"AQI=","mimeType":"image/png"},` +
 				`{"type":"audio","data":"Aw==","mimeType":"audio/wav"},{"type":"resource","resource":{"uri":"u:1","mimeType":"text/plain","text":"t"}},{"type":"resource","resource":{"uri":"u:2","blob":""}},` +
 				`{"type":"resource_link","uri":"u:3","name":"n","title":"T","description":"d","mimeType":"x/y","size":9},{"type":"resource_link","uri":"u:4","name":"u:4"}]}`,
 		},
 		{
-			"content and structured", older, atlas.Result{Structured: json.RawMessage(`{"a":1}`), Content: []atlas.Content{{Type: atlas.ContentText, Text: "one"}}}, atlas.ReadsPrivate,
+			"content and structured", older,
+			atlas.Result{Structured: json.RawMessage(`{"a":1}`), Content: []atlas.Content{{Type: atlas.ContentText, Text: "one"}}},
+			atlas.ReadsPrivate,
 			`{"_meta":{"atlas/request_id":"r","atlas/reads":"private"},"content":[{"type":"text","text":"one"}],"structuredContent":{"a":1}}`,
 		},
 	} {
