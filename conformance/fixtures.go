@@ -22,7 +22,8 @@ type fixtures struct {
 // lists change with each.
 func (f *fixtures) tools() []*atlas.Tool {
 	n := f.generation.Add(1)
-	all := concat(f.contentTools(), f.roundTools(), f.taskTools(), prompts(), resources(), []*atlas.Tool{
+	// The suite also calls the first tool of the list, whatever it is.
+	all := concat([]*atlas.Tool{simple("any_tool", "Answers at once.", text("ok"))}, f.contentTools(), f.roundTools(), f.taskTools(), prompts(), resources(), []*atlas.Tool{
 		simple(fmt.Sprintf("test_generation_%d", n), "Is another tool after each reload of the configuration.", text("ok")),
 		{
 			Name: fmt.Sprintf("test_prompt_generation_%d", n), Kind: atlas.KindPrompt,
