@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 
 	"github.com/atlas-mcp/atlas"
 )
@@ -40,8 +41,19 @@ func CallerOf(ctx context.Context) *Caller {
 // NewRequestID returns an id for a request: "req_" and 100 random bits in base32. It is safe for
 // concurrent use.
 func NewRequestID() string {
-	return "req_" + strings.ToLower(rand.Text()[:20])
+	const alphabet = "abcdefghijklmnopqrstuvwxyz234567" // RFC 4648 section 6, in lower case
+	b := ids.Get().(*[4 + 20]byte)
+	defer ids.Put(b)
+	copy(b[:], "req_")
+	_, _ = rand.Read(b[4:]) // never fails
+	for i := 4; i < len(b); i++ {
+		b[i] = alphabet[b[i]&31]
+	}
+	return string(b[:])
 }
+
+// ids are where request ids are written; every call needs one.
+var ids = sync.Pool{New: func() any { return new([4 + 20]byte) }}
 
 // FromLoopback reports whether r was sent from this machine: its peer has a loopback address and
 // nothing says that a proxy passed it on.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
@@ -20,9 +21,10 @@ type sink struct {
 	n      int
 }
 
-func (s *sink) Header() http.Header         { return s.h }
-func (s *sink) WriteHeader(status int)      { s.status = status }
-func (s *sink) Write(p []byte) (int, error) { s.n += len(p); return len(p), nil }
+func (s *sink) Header() http.Header           { return s.h }
+func (*sink) SetReadDeadline(time.Time) error { return nil }
+func (s *sink) WriteHeader(status int)        { s.status = status }
+func (s *sink) Write(p []byte) (int, error)   { s.n += len(p); return len(p), nil }
 
 // body is a request's body that can be read again.
 type body struct{ bytes.Reader }
@@ -51,11 +53,11 @@ func BenchmarkServe(b *testing.B) {
 	} {
 		b.Run(bm.name, func(b *testing.B) {
 			r := newRequest(b, bm.era, bm.body)
-			src := &body{}
+			src, text := &body{}, []byte(bm.body)
 			w := &sink{h: make(http.Header, 8)}
 			b.ReportAllocs()
 			for b.Loop() {
-				src.Reset([]byte(bm.body)) // does not escape
+				src.Reset(text)
 				r.Body = src
 				w.status, w.n = 0, 0
 				h.ServeHTTP(w, r)

@@ -85,22 +85,22 @@ func ErrorOf(e *atlas.Error, call *atlas.Call) *Error {
 		return &Error{Code: CodeHeaderMismatch, Message: e.Hint, Status: http.StatusBadRequest}
 	}
 	if make := ofProtocol[e.Code]; make != nil {
-		return make(e, call)
+		return make(e, call.Kind, call.ID)
 	}
 	return nil
 }
 
 // ofProtocol makes the errors that the protocol has for codes.
-var ofProtocol = map[atlas.Code]func(*atlas.Error, *atlas.Call) *Error{
-	atlas.CodeToolNotFound: func(_ *atlas.Error, call *atlas.Call) *Error { return unknown[call.Kind] },
-	atlas.CodeMissingCapability: func(e *atlas.Error, call *atlas.Call) *Error {
-		return &Error{Code: CodeMissingCapability, Message: line(e, call.ID), Data: requiredData(e)}
+var ofProtocol = map[atlas.Code]func(e *atlas.Error, kind atlas.Kind, id string) *Error{
+	atlas.CodeToolNotFound: func(_ *atlas.Error, kind atlas.Kind, _ string) *Error { return unknown[kind] },
+	atlas.CodeMissingCapability: func(e *atlas.Error, _ atlas.Kind, id string) *Error {
+		return &Error{Code: CodeMissingCapability, Message: line(e, id), Data: requiredData(e)}
 	},
-	atlas.CodeInvalidState: func(e *atlas.Error, call *atlas.Call) *Error {
-		return &Error{Code: CodeInvalidParams, Message: line(e, call.ID), Data: AppendFailure(nil, e, call.ID)}
+	atlas.CodeInvalidState: func(e *atlas.Error, _ atlas.Kind, id string) *Error {
+		return &Error{Code: CodeInvalidParams, Message: line(e, id), Data: AppendFailure(nil, e, id)}
 	},
-	atlas.CodeInsufficientScope: func(e *atlas.Error, call *atlas.Call) *Error {
-		return Failure(e, call.ID, http.StatusForbidden)
+	atlas.CodeInsufficientScope: func(e *atlas.Error, _ atlas.Kind, id string) *Error {
+		return Failure(e, id, http.StatusForbidden)
 	},
 }
 
