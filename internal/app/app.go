@@ -186,7 +186,9 @@ func (a *App) openEdge() error {
 	if err != nil {
 		return err
 	}
-	if a.tasks, err = tasks.New(a.cfg.Tasks, tasks.Deps{Handler: a.Handle, Store: a.state, Tool: a.visible, Log: a.log}); err != nil {
+	if a.tasks, err = tasks.New(a.cfg.Tasks, tasks.Deps{
+		Handler: a.Handle, Store: a.state, Tool: a.visible, Admit: a.flood.admit, Cancelled: a.taskCancelled, Log: a.log,
+	}); err != nil {
 		return err
 	}
 	a.onClose(func() error { a.tasks.Close(); return nil })

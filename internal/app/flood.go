@@ -52,6 +52,16 @@ func (f *flood) recordOnce(ctx context.Context, p *atlas.Principal, what string,
 	return f.record(ctx, rec)
 }
 
+// taskCancelled records that a caller has ended a task of his.
+func (a *App) taskCancelled(ctx context.Context, call atlas.Call, id string) {
+	rec := denied(call.Principal, call.Tenant, "")
+	rec.Kind, rec.RequestID, rec.Transport = "admin", call.ID, call.Transport
+	rec.Status, rec.Action, rec.Target = "ok", "task.cancel", id
+	if err := a.auditLog.Record(context.WithoutCancel(ctx), rec); err != nil {
+		a.log.WarnContext(ctx, "a cancelled task is not in the audit log", "request_id", call.ID, "error", err)
+	}
+}
+
 // denied returns the record of a refusal to p, for the tenant that was asked for.
 func denied(p *atlas.Principal, tenant atlas.TenantID, code atlas.Code) atlas.AuditRecord {
 	rec := atlas.AuditRecord{

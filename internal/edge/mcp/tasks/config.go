@@ -90,12 +90,17 @@ type Store interface {
 	CompareAndDelete(ctx context.Context, space, key string, version int64) (bool, error)
 }
 
-// Deps are what a Manager works with. All but Log are needed.
+// Deps are what a Manager works with. Handler, Store and Tool are needed.
 type Deps struct {
 	Handler atlas.Handler // the pipeline
 	Store   Store
 	// Tool finds the tool that the call names, if its caller may see it: the registry's view, so that
 	// nothing here tells a hidden tool from one that does not exist.
 	Tool func(atlas.Call) (*atlas.Tool, bool)
-	Log  *slog.Logger
+	// Admit is asked before the store is, about every get, update and cancel: these are no calls of the
+	// pipeline, whose limits would hold a caller back. It may be nil.
+	Admit func(context.Context, atlas.Call) error
+	// Cancelled is told of each task that its caller has cancelled, for the audit log. It may be nil.
+	Cancelled func(ctx context.Context, call atlas.Call, id string)
+	Log       *slog.Logger
 }

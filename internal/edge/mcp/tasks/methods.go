@@ -38,6 +38,11 @@ func (m *Manager) find(ctx context.Context, call atlas.Call, id string) (place, 
 	if id == "" || len(id) > maxID {
 		return place{}, record{}, 0, errNotFound
 	}
+	if m.deps.Admit != nil {
+		if err := m.deps.Admit(ctx, call); err != nil {
+			return place{}, record{}, 0, err
+		}
+	}
 	at := placeOf(call, id)
 	rec, version, err := m.loadSettled(ctx, at)
 	if err != nil {
@@ -95,6 +100,9 @@ func (m *Manager) Cancel(ctx context.Context, call atlas.Call, id string) error 
 		}
 		m.places.grow(at, rec.size(), rec.Expires)
 		m.notify(at)
+		if m.deps.Cancelled != nil {
+			m.deps.Cancelled(ctx, call, id)
+		}
 		m.mu.Lock()
 		r := m.runs[at]
 		m.mu.Unlock()

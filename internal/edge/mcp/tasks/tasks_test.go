@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +28,9 @@ type bench struct {
 	mu    sync.Mutex // guards what follows
 	tools map[string]*atlas.Tool
 	ran   map[string]int
+
+	closed    error    // what the flood gate says
+	cancelled []string // by whom, and which
 }
 
 func newBench(t *testing.T, tools ...*atlas.Tool) *bench {
@@ -51,6 +55,16 @@ func (b *bench) manager(cfg tasks.Config) *tasks.Manager {
 		Tool: func(c atlas.Call) (*atlas.Tool, bool) {
 			tl := b.tool(c.Name)
 			return tl, tl != nil && c.Principal.HasScopes(tl.Scopes)
+		},
+		Admit: func(context.Context, atlas.Call) error {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.closed
+		},
+		Cancelled: func(_ context.Context, c atlas.Call, id string) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.cancelled = append(b.cancelled, c.Principal.Subject+" "+id)
 		},
 	})
 	if err != nil {
@@ -483,4 +497,37 @@ func TestConfig(t *testing.T) {
 	if _, err := tasks.New(tasks.Config{}, tasks.Deps{}); err == nil {
 		t.Error("made without anything")
 	}
+}
+
+// The methods of tasks are no calls of the pipeline: the flood gate stands before them, and what a
+// caller ends is told to the audit log.
+func TestMethodsAreAdmittedAndCancelsAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, asking("one", always, 1, "name"))
+		m := b.serve(tasks.Config{})
+		id := begin(t, m, callAs(ann, "one")).ID
+		until(t, m, ann, id, tasks.InputRequired)
+		b.mu.Lock()
+		b.closed = atlas.Errorf(atlas.CodeRateLimited, nil, "")
+		b.mu.Unlock()
+		_, get := m.Get(t.Context(), callAs(ann, ""), id)
+		for name, err := range map[string]error{
+			"get": get, "update": m.Update(t.Context(), callAs(ann, ""), id, nil), "cancel": m.Cancel(t.Context(), callAs(ann, ""), id),
+		} {
+			if atlas.CodeOf(err) != atlas.CodeRateLimited {
+				t.Errorf("%s past the gate: %v", name, err)
+			}
+		}
+		b.mu.Lock()
+		b.closed = nil
+		b.mu.Unlock()
+		for range 2 { // the second cancels nothing
+			if err := m.Cancel(t.Context(), callAs(ann, ""), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want := []string{callAs(ann, "").Principal.Subject + " " + id}; !slices.Equal(b.cancelled, want) {
+			t.Errorf("told %v, want %v", b.cancelled, want)
+		}
+	})
 }
