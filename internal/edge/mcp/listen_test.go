@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -335,6 +337,60 @@ func TestSubscriptionsEndWithTheirResult(t *testing.T) {
 		}
 		s.end()
 	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+// What is being read, got and completed when the server stops is answered.
+func TestStopLetsReadsFinish(t *testing.T) {
+	h, l := withLibrary(t, mcp.Config{})
+	begun, release := make(chan struct{}), make(chan struct{})
+	wait := func(context.Context, atlas.Call) (atlas.Result, error) { //nolint:unparam // a handler
+		begun <- struct{}{}
+		<-release
+		return atlas.Result{Content: []atlas.Content{{Type: atlas.ContentText, Text: "finished"}}}, nil
+	}
+	h.setTools(append(l.tools(),
+		&atlas.Tool{Name: "wait", Kind: atlas.KindPrompt, Run: wait, Complete: func(ctx context.Context, c atlas.Call, _, _ string, _ map[string]string) ([]string, error) {
+			_, err := wait(ctx, c)
+			return []string{"finished"}, err
+		}},
+		&atlas.Tool{Name: "zz", Kind: atlas.KindResource, URI: "zz://x", Match: exactly("zz://x"), Run: wait},
+	)...)
+	h.Close()
+	url, stop := serve(t, h)
+	h.URL = url
+	tok := h.token(t, acme)
+	var wg sync.WaitGroup
+	requests := map[string]string{
+		"prompts/get": `"name":"wait"`, "resources/read": `"uri":"zz://x"`,
+		"completion/complete": `"ref":{"type":"ref/prompt","name":"wait"},"argument":{"name":"id","value":""}`,
+	}
+	for method, params := range requests {
+		for _, era := range eras {
+			wg.Go(func() {
+				status, _, body := h.post(t, era, tok, message(era, method, params, ""), nil)
+				if status != 200 || !strings.Contains(body, "finished") {
+					t.Errorf("%s %s: %d %s", era, method, status, body)
+				}
+			})
+		}
+	}
+	for range 2 * len(requests) {
+		<-begun
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	eventually(t, "connections are refused", func() bool {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(url, "http://"))
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	})
+	close(release)
+	wg.Wait()
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}
