@@ -44,7 +44,7 @@ func (r *report) chart() []byte {
 	fmt.Fprintf(&b, "<style>%s</style>\n", chartStyle)
 	fmt.Fprintf(&b, `<rect class="page" width="%d" height="%d" rx="6"/>`+"\n", chartWidth, height)
 	write(&b, 24, 34, "title", "start", "MCP over HTTP, side by side")
-	write(&b, 24, 56, "soft", "start", fmt.Sprintf("an in-memory tool; %d connections, %d rounds of %s, medians; %s, %s, %d CPUs shared with the client",
+	write(&b, 24, 56, "soft", "start", fmt.Sprintf("an in-memory tool; %d connections, medians over %d × %s; %s, %s, %d CPUs shared with the client",
 		r.Options.Conns, r.Options.Rounds, r.Options.Each, r.Go, r.Platform, r.CPUs))
 	y := headHeight
 	for _, g := range groups {
