@@ -38,6 +38,10 @@ func (l *lab) browser(ctx context.Context, name, want, client string) (r row) {
 		Consent   string `json:"consent"`
 		Cancelled string `json:"cancelled"` // the error that the client got after a person's no
 		Refreshed bool   `json:"refreshed"`
+		Document  struct {
+			Visits int    `json:"visits"`
+			Text   string `json:"text"`
+		} `json:"document"`
 	}
 	err = l.drive(ctx, name, l.cache.Node(ctx, home, filepath.Join(home, "drivers", "browser.mjs"), client), struct {
 		job
@@ -59,7 +63,7 @@ func (l *lab) browser(ctx context.Context, name, want, client string) (r row) {
 	r.Cells["list"] = judgeList(o.Tools, l.tools)
 	r.Cells["call"] = judgeAnswer(o.Call, false, allowedWord)
 	r.Cells["denied"] = judgeAnswer(o.Denied, true, deniedWord)
-	r.Cells["cancel"], r.Cells["refresh"] = none, none
+	r.Cells["cancel"], r.Cells["refresh"], r.Cells["document"] = none, none, none
 	if client == "ts2" { // the other cannot be made to ask twice
 		r.Cells["cancel"] = ok
 		if o.Cancelled != "access_denied" {
@@ -68,6 +72,10 @@ func (l *lab) browser(ctx context.Context, name, want, client string) (r row) {
 		r.Cells["refresh"] = ok
 		if !o.Refreshed {
 			r.Cells["refresh"] = "the refresh token gave no new tokens, or not a new refresh token"
+		}
+		r.Cells["document"] = judgePage(o.Document.Text, "This does not work")
+		if o.Document.Visits > 0 {
+			r.Cells["document"] = "the authorization server fetched a client's description from this machine"
 		}
 	}
 	return r

@@ -67,7 +67,7 @@ func (r row) ok() bool {
 // columns of each group, in order.
 var columns = map[string][]string{
 	"client":   {"list", "call", "denied", "expired"},
-	"browser":  {"login", "consent", "list", "call", "denied", "cancel", "refresh"},
+	"browser":  {"login", "consent", "list", "call", "denied", "cancel", "refresh", "document"},
 	"provider": {"accepted", "tenant", "roles", "audience", "rotation"},
 }
 

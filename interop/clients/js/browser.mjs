@@ -3,6 +3,7 @@
 import { mkdirSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
+import { createServer as createTrap } from "node:net";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 import { readJob, report, seen } from "./job.mjs";
@@ -31,6 +32,29 @@ async function person(url, decision = "allow") {
   await page.waitForURL((u) => !String(u).startsWith(new URL(url).origin));
   await page.context().close();
   return said;
+}
+
+// document asks for a client that says it is described on this machine (a Client ID Metadata Document).
+// The authorization server must not be led to addresses that are not public: nothing may arrive there.
+async function document() {
+  let visits = 0;
+  const trap = createTrap((socket) => {
+    visits++;
+    socket.destroy();
+  });
+  await new Promise((resolve) => trap.listen(0, "127.0.0.1", resolve));
+  const url = new URL("/oauth/authorize", job.url);
+  url.search = new URLSearchParams({
+    response_type: "code", client_id: `https://127.0.0.1:${trap.address().port}/client.json`, state: "s", resource: job.url,
+    redirect_uri: "http://127.0.0.1:1/callback", code_challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM", code_challenge_method: "S256",
+  });
+  const page = await browser.newPage();
+  await page.goto(String(url));
+  const text = await page.textContent("main");
+  await page.screenshot({ path: join(job.screenshots, `${which}-document.png`), fullPage: true });
+  await page.close();
+  trap.close();
+  return { visits, text };
 }
 
 async function useIt(client) {
@@ -112,6 +136,7 @@ async function ts2() {
   const old = saved.tokens.refresh_token;
   const again = await connectAgain(Client, StreamableHTTPClientTransport, provider("deny"));
   outcome.refreshed = saved.tokens.refresh_token !== old && again.length > 0;
+  outcome.document = await document();
   back.close();
   return outcome;
 }

@@ -23,19 +23,21 @@ function run(token) {
   return new Promise((resolve, reject) => {
     const child = execFile(binary, args, { env, timeout: 60_000, maxBuffer: 16 << 20 });
     let out = "";
+    let init;
     child.stderr.on("data", (d) => process.stderr.write(d));
     child.stdout.on("data", (d) => {
       out += d;
       for (const line of out.split("\n").slice(0, -1)) {
         const event = parse(line);
-        if (event?.subtype === "init") {
+        if (event?.subtype === "init" && !init) {
+          init = event;
           child.kill();
-          resolve(event);
         }
       }
     });
     child.on("error", reject);
-    child.on("exit", () => reject(new Error(`it ended without an init event: ${out.slice(0, 2000)}`)));
+    // Not before it has ended: it writes into its home until then.
+    child.on("exit", () => (init ? resolve(init) : reject(new Error(`it ended without an init event: ${out.slice(0, 2000)}`))));
     child.stdin.end();
   });
 }
