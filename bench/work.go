@@ -40,10 +40,22 @@ type contender struct {
 }
 
 var contenders = []contender{
-	{"nethttp", callModern}, {"gosdk", callModern}, {"mcpgo", callModern}, {"atlas-none", callModern}, {"atlas", callModern},
-	{"nethttp", callLegacy}, {"gosdk", callLegacy}, {"mcpgo", callLegacy}, {"atlas-none", callLegacy}, {"atlas", callLegacy},
-	{"gosdk", listModern}, {"mcpgo", listModern}, {"atlas", listModern},
-	{"gosdk", listLegacy}, {"mcpgo", listLegacy}, {"atlas", listLegacy},
+	{"nethttp", callModern},
+	{"gosdk", callModern},
+	{"mcpgo", callModern},
+	{"atlas-none", callModern},
+	{"atlas", callModern},
+	{"nethttp", callLegacy},
+	{"gosdk", callLegacy},
+	{"mcpgo", callLegacy},
+	{"atlas-none", callLegacy},
+	{"atlas", callLegacy},
+	{"gosdk", listModern},
+	{"mcpgo", listModern},
+	{"atlas", listModern},
+	{"gosdk", listLegacy},
+	{"mcpgo", listLegacy},
+	{"atlas", listLegacy},
 }
 
 // abouts names the servers for people.
