@@ -34,7 +34,7 @@ func (s *Server) endpoint() (http.Handler, error) {
 		Ended: func(c *edge.Caller, session direct.Session) {
 			s.sessions.end(s, sessionKey{direct.User(c), session.ID})
 		},
-		Implementation: s.self, Challenge: s.deps.Challenge, Sealer: s.deps.Sealer, Revocations: s.deps.Sessions,
+		Implementation: s.self, Challenge: s.deps.Challenge, Sealer: s.deps.Sealer, Revocations: s.deps.Sessions, Mailbox: s.deps.Mailbox,
 		Draining: s.draining, Log: s.deps.Log,
 	})
 }

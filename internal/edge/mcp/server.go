@@ -51,6 +51,9 @@ type Deps struct {
 	// Without one they have no sessions, and are asked nothing.
 	Sealer   direct.Sealer
 	Sessions direct.Revocations // remembers sessions that were ended; nil: each process for itself
+	// Mailbox brings what clients of the older era answer to the replica that asked; nil: they must
+	// reach it themselves.
+	Mailbox direct.Mailbox
 
 	Log *slog.Logger
 }

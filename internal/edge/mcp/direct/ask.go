@@ -1,7 +1,6 @@
 package direct
 
 import (
-	"crypto/rand"
 	"encoding/json"
 	"net/http"
 	"sync"
@@ -35,8 +34,8 @@ type answer struct {
 	failed bool
 }
 
-func newWaiter(session string) *waiter {
-	return &waiter{id: "atlas-" + rand.Text(), session: session, answer: make(chan answer, 1)}
+func newWaiter(id, session string) *waiter {
+	return &waiter{id: id, session: session, answer: make(chan answer, 1)}
 }
 
 // enter takes a place for a call of the user that waits, until the function that it returns is called.
@@ -100,10 +99,20 @@ func (a *asks) deliver(user, id, session string, got answer) bool {
 func (x *exchange) takeAnswer() {
 	m := x.m
 	var id string
-	if !x.modern && json.Unmarshal(m.ID, &id) == nil &&
-		x.server.asks.deliver(User(x.caller), id, x.session.id, answer{m.Result, m.Failed != nil}) {
-		x.w.WriteHeader(http.StatusAccepted)
-		return
+	if !x.modern && json.Unmarshal(m.ID, &id) == nil {
+		user, got := User(x.caller), answer{m.Result, m.Failed != nil}
+		ok := x.server.asks.deliver(user, id, x.session.id, got)
+		if !ok {
+			var err error
+			if ok, err = x.forward(x.r.Context(), user, id, got); err != nil {
+				x.server.refuseSession(x.w, nil, err)
+				return
+			}
+		}
+		if ok {
+			x.w.WriteHeader(http.StatusAccepted)
+			return
+		}
 	}
 	x.server.refuse(x.w, nil, &message.Error{Code: message.CodeInvalidRequest, Message: "No such request", Status: http.StatusNotFound}, x.modern)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -185,11 +186,18 @@ func (x *exchange) ask(ctx context.Context, requests map[string]atlas.ClientRequ
 	user := User(x.caller)
 	waiters := make(map[string]*waiter, len(requests))
 	for key, req := range requests {
-		w := newWaiter(x.session.id)
+		w := newWaiter(x.newAskID(user), x.session.id)
 		waiters[key] = w
 		defer s.asks.forget(user, w)
 		s.asks.await(user, w)
 		out.ask(message.AppendRequest(nil, w.id, req))
+	}
+	if s.deps.Mailbox != nil {
+		var mail sync.WaitGroup
+		collecting, stop := context.WithCancel(ctx)
+		mail.Go(func() { s.collect(collecting, user, waiters) })
+		defer mail.Wait()
+		defer stop()
 	}
 	answers := make(map[string]json.RawMessage, len(requests))
 	for key, w := range waiters {

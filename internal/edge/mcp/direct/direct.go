@@ -50,6 +50,15 @@ type Revocations interface {
 	Revoked(ctx context.Context, id string) (bool, error)
 }
 
+// A Mailbox passes the answers of clients of the older era from the replica that they reach to the one
+// whose call waits for them.
+type Mailbox interface {
+	// Put leaves an answer under the key until then, and reports false if there is one already.
+	Put(ctx context.Context, key string, answer []byte, until time.Time) (bool, error)
+	// Take returns and removes the answer under the key. It is nil if there is none.
+	Take(ctx context.Context, key string) ([]byte, error)
+}
+
 // Deps are what a Server works with. Sealer and Revocations may be nil: without the first there are no
 // sessions, without the second the process remembers for itself.
 type Deps struct {
@@ -71,6 +80,7 @@ type Deps struct {
 	Challenge      edge.Challenge
 	Sealer         Sealer
 	Revocations    Revocations
+	Mailbox        Mailbox         // nil: what a client is asked, it must answer to the same replica
 	Draining       context.Context // ends when the server stops: nobody is waited for any more
 	Log            *slog.Logger
 }
