@@ -52,6 +52,9 @@ func (l *lab) installKeycloak(ctx context.Context, cache string) (string, error)
 			return "", fmt.Errorf("%s is not on the PATH; %s", name, remedy)
 		}
 	}
+	if err := os.MkdirAll(home, 0o750); err != nil {
+		return "", err
+	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	for _, args := range [][]string{
@@ -59,7 +62,7 @@ func (l *lab) installKeycloak(ctx context.Context, cache string) (string, error)
 		{"sh", filepath.Join(server, "bin", "kc.sh"), "build", "--db=dev-mem"},
 	} {
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // fixed
-		cmd.Env = l.env
+		cmd.Dir, cmd.Env = home, l.env // the plugin leaves marks where it runs
 		cmd.WaitDelay = 3 * time.Second
 		if said, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("install Keycloak: %s: %w\n%s", args[0], err, said)
