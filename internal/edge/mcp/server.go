@@ -3,9 +3,10 @@
 // into calls for the pipeline and results back, and assembles the HTTP routes around that. Who
 // calls, what they may do and what a tool does are decided elsewhere.
 //
-// Both eras are served without sessions. What a session would add for clients of the older era,
-// requests from the server (sampling, elicitation) and notifications on a GET stream, Atlas does
-// not use; in return any replica answers any request, and there is no session to steal.
+// Any replica answers any request, in both eras: what a session of the older era is, its client carries,
+// sealed (package direct). The calls and lists of tools, which are nearly all there is, are answered by
+// package direct without the SDK; the SDK answers the rest, and everything over stdio. Both read and
+// write by package message.
 package mcp
 
 import (

@@ -72,17 +72,21 @@ func accepts(values []string) (plain, stream bool) {
 	return plain, stream
 }
 
+// maxPromised is how many bytes of memory a request gets for saying that it will send as many. For more
+// it has to send them.
+const maxPromised = 64 << 10
+
 // readBody reads the body. If that fails it answers and reports false.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	var body []byte
 	var err error
-	if n := r.ContentLength; n >= 0 && n <= s.cfg.MaxBody {
+	if n := r.ContentLength; n >= 0 && n <= maxPromised {
 		body = make([]byte, n)
 		_, err = io.ReadFull(r.Body, body)
 	} else {
 		body, err = io.ReadAll(io.LimitReader(r.Body, s.cfg.MaxBody+1))
 	}
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge || int64(len(body)) > s.cfg.MaxBody {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge || int64(len(body)) > s.cfg.MaxBody || r.ContentLength > s.cfg.MaxBody {
 		w.Header().Set("Connection", "close") // rather than read the rest
 		edge.WriteFailure(w, atlas.Errorf(atlas.CodeTooLarge, nil, fmt.Sprintf("a request may have %d bytes", s.cfg.MaxBody)))
 		return nil, false

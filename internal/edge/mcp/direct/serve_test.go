@@ -43,6 +43,7 @@ func TestRequestsThatAreNotAnswered(t *testing.T) {
 		{"accepts no JSON", good, set("Accept", "application/json;q=0, text/event-stream"), 406, "accept"},
 		{"too large", good + strings.Repeat(" ", 1000), nil, 413, "too_large"},
 		{"too large, length unknown", good + strings.Repeat(" ", 1000), func(r *http.Request) { r.ContentLength = -1 }, 413, "too_large"},
+		{"says that it is too large", good, func(r *http.Request) { r.ContentLength = 1 << 40 }, 413, "too_large"},
 		{"shorter than it says", good, func(r *http.Request) { r.ContentLength = int64(len(good)) + 5 }, 400, "could not be read"},
 		{"no id", strings.Replace(good, `"id":7,`, "", 1), nil, 400, "-32600"},
 		{"syntax", good[:20], nil, 400, "-32700"},
