@@ -24,12 +24,12 @@ const MaxBytes = 1 << 20
 // A Node is a part of a parsed file that is decoded later, with its position kept.
 type Node = ast.Node
 
-// An Error is a mistake in a file.
+// An Error is a mistake in a file. It names the place and does not show it: the lines round it may hold
+// secrets, and those of ${…} already filled in.
 type Error struct {
 	File         string
 	Line, Column int // from 1; 0 where the place is not known
 	Message      string
-	Snippet      string // the lines round the place, with a caret; may be empty
 }
 
 // Error returns "file:line:column: message".
@@ -41,10 +41,6 @@ func (e *Error) Error() string {
 	}
 	b.WriteString(": ")
 	b.WriteString(e.Message)
-	if e.Snippet != "" {
-		b.WriteString("\n")
-		b.WriteString(e.Snippet)
-	}
 	return b.String()
 }
 
@@ -120,9 +116,9 @@ func decodeNode(name string, n Node, v any) error {
 	return e
 }
 
-var placePrefix = regexp.MustCompile(`^\[(\d+):(\d+)\] ([^\n]*)\n?((?s).*)$`)
+var placePrefix = regexp.MustCompile(`^\[(\d+):(\d+)\] ([^\n]*)`)
 
-// positioned turns an error of the library, "[line:column] message" and a snippet, into an Error.
+// positioned turns an error of the library, "[line:column] message" and the lines round it, into an Error.
 func positioned(name string, err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
@@ -133,7 +129,7 @@ func positioned(name string, err error) *Error {
 	}
 	line, _ := strconv.Atoi(m[1])   // digits by the expression
 	column, _ := strconv.Atoi(m[2]) // digits by the expression
-	return &Error{File: name, Line: line, Column: column, Message: m[3], Snippet: strings.TrimRight(m[4], "\n")}
+	return &Error{File: name, Line: line, Column: column, Message: m[3]}
 }
 
 var reference = regexp.MustCompile(`\$\{([a-z]+):([^}:]*)(?::-([^}]*))?\}`)

@@ -83,6 +83,31 @@ func TestMistakesNamePlaceAndRemedy(t *testing.T) {
 	}
 }
 
+// What stands beside a mistake may be a secret, also one that was filled in.
+func TestMistakesShowNoSecrets(t *testing.T) {
+	for name, file := range map[string]string{
+		"before":       "more:\n  secret: swordfish\nin:\n  size: many\n",
+		"after":        "in:\n  size: many\nmore:\n  secret: swordfish\n",
+		"in the place": "in:\n  name: [swordfish]\n",
+		"syntax":       "more:\n  secret: swordfish\n bad: [swordfish\n",
+		"duplicate":    "more:\n  secret: swordfish\n  secret: swordfish\n",
+		"filled in":    "more:\n  secret: ${file:/run/secret}\nin:\n  size: many\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var v outer
+			err := config.Decode("a.yaml", []byte(file), resolver, &v)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, secret := range []string{"swordfish", "s3cret"} {
+				if strings.Contains(err.Error(), secret) {
+					t.Errorf("the secret is in %q", err)
+				}
+			}
+		})
+	}
+}
+
 func TestShapeIsBounded(t *testing.T) {
 	for name, test := range map[string]struct{ file, want string }{
 		"brackets":      {strings.Repeat("[", 500_000), "open brackets"},
