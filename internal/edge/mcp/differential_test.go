@@ -214,6 +214,13 @@ var departures = []departure{
 		seed: sent{modernHeader("tools/call", "echo"), plain(modern, "tools/call", `"name":"echo","inputResponses":{"x":{"newer":1}}`)},
 	},
 	{
+		name: "messages ask or answer", why: "JSON-RPC 2.0 sections 4 and 5: what has no method must have a result or an error, and one of them; the SDK takes anything with an id for an answer",
+		is: func(_ sent, direct, sdk got) bool {
+			return sdk.Status == http.StatusAccepted && direct.Status == http.StatusBadRequest && direct.code() == words.CodeInvalidRequest
+		},
+		seed: sent{legacyHeader(), `{"jsonrpc":"2.0","id":7}`},
+	},
+	{
 		name: "parameters are required", why: "JSON-RPC 2.0 section 5.1: they are what is wrong, not the request; the SDK has three answers for that",
 		is: func(s sent, direct, _ got) bool {
 			params, _ := members(s)
