@@ -83,6 +83,9 @@ type Tool struct {
 	URI, MIME string
 	// Match returns the arguments that URI takes for uri, and whether it fits. Of resources only.
 	Match func(uri string) (args json.RawMessage, ok bool)
+	// Changed returns the URI of the document whose contents a write has changed, by what the write
+	// touched ([Tool.Resource] of the write). Of resources only; it may be nil.
+	Changed func(touched string) (uri string, ok bool)
 	// List returns what there is behind a template, as links, for call's caller. It may be nil.
 	List func(ctx context.Context, call Call) ([]Content, error)
 	// Complete returns values that the named argument of a prompt or a resource may take and that

@@ -43,7 +43,8 @@ type generation struct {
 	tools   []*atlas.Tool
 	egress  *egress.Guard
 	handler atlas.Handler
-	watched []string // files that it was made from
+	watched []string         // files that it was made from
+	changed func(atlas.Call) // is told of each write; may be nil
 
 	telemetry   *telemetry.Telemetry
 	audit       *audit.Auditor
@@ -88,6 +89,7 @@ func (a *App) build(ctx context.Context, cfg Config) (_ *generation, err error) 
 	if err := a.buildStages(g); err != nil {
 		return nil, &ConfigError{err}
 	}
+	g.changed = a.announce(g.tools)
 	stages := g.pipeline()
 	if a.opts.EditStages != nil {
 		stages = a.opts.EditStages(stages)
@@ -278,7 +280,4 @@ func (g *generation) close() error {
 	return errors.Join(errs...)
 }
 
-func canonicalJSON(raw json.RawMessage) ([]byte, error) {
-	_, canon, err := canonical.Parse(raw, 0)
-	return canon, err
-}
+func canonicalJSON(raw json.RawMessage) ([]byte, error) { return canonical.Text(raw) }

@@ -31,7 +31,7 @@ func (g *generation) pipeline() []NamedStage {
 		{"budget", g.budget.Stage},           // gives the call its deadline
 		{"breaker", g.breaker.Stage},         // leaves a failing source alone
 		{"retry", g.retry.Stage},             // only what may succeed, inside the deadline
-		{"invoke", invoke},                   // runs the tool
+		{"invoke", g.invoke},                 // runs the tool
 	}
 }
 
@@ -46,10 +46,14 @@ func chain(stages []NamedStage) atlas.Handler {
 	})
 }
 
-// invoke is the innermost stage: it runs the tool.
-func invoke(atlas.Handler) atlas.Handler {
+// invoke is the innermost stage: it runs the tool, and tells of the documents that it has changed.
+func (g *generation) invoke(atlas.Handler) atlas.Handler {
 	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
-		return call.Tool.Run(ctx, call)
+		res, err := call.Tool.Run(ctx, call)
+		if call.Tool.Effects == atlas.EffectsWrite && res.Ask == nil && g.changed != nil {
+			g.changed(call) // also if it failed: some of it may have been done
+		}
+		return res, err
 	}
 }
 

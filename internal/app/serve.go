@@ -158,3 +158,24 @@ func needRestart(old, next Config) []string {
 	maps.DeleteFunc(sections, func(_ string, v [2]any) bool { return reflect.DeepEqual(v[0], v[1]) })
 	return slices.Sorted(maps.Keys(sections))
 }
+
+// announce returns what tells clients that a write has changed a resource of theirs.
+func (a *App) announce(tools []*atlas.Tool) func(atlas.Call) {
+	var documents []*atlas.Tool
+	for _, t := range tools {
+		if t.Changed != nil {
+			documents = append(documents, t)
+		}
+	}
+	return func(call atlas.Call) {
+		if a.server == nil || call.Tool.Resource == nil {
+			return
+		}
+		touched := call.Tool.Resource(call)
+		for _, t := range documents {
+			if uri, ok := t.Changed(touched); ok {
+				a.server.ResourceUpdated(call.Tenant, uri)
+			}
+		}
+	}
+}

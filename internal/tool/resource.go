@@ -29,8 +29,35 @@ type resource struct {
 	text, blob, encoding, mimeFrom []string // paths in the answer; nil for none
 	mime                           string
 
+	// Where the documents are the objects of a source: its name, and the variable that is their key.
+	objects, key string
+
 	lists    []lookup
 	complete completer
+}
+
+// changed is atlas.Tool.Changed: writes touch "<source>/<key>".
+func (r *resource) changed(touched string) (string, bool) {
+	key, ours := strings.CutPrefix(touched, r.objects+"/")
+	if !ours {
+		return "", false
+	}
+	return r.uri.expand(map[string]string{r.key: key})
+}
+
+// documents returns source and variable if the documents are a source's objects by their keys, and
+// nothing else of the URI matters.
+func (r *resource) documents() (source, variable string) {
+	source, ours := strings.CutPrefix(r.kid.owner, "source ")
+	key := r.args.fields["key"]
+	if !ours || r.kid.verb != "get" || key.kind != 't' || len(key.template.parts) != 1 {
+		return "", ""
+	}
+	vars := r.uri.variables()
+	if ref := key.template.parts[0].ref; len(vars) == 1 && vars[0] == ref {
+		return source, ref
+	}
+	return "", ""
 }
 
 // match is atlas.Tool.Match.

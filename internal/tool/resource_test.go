@@ -410,3 +410,30 @@ func TestAutomaticDocuments(t *testing.T) {
 		t.Error(d, err)
 	}
 }
+
+// A write tells which document it has changed, and nothing else does.
+func TestWritesNameTheirDocument(t *testing.T) {
+	h := newHouse(t).build(shipped(t)...)
+	docs := h.tools["files_documents"]
+	for touched, want := range map[string]string{
+		"files/docs/a b.md": "atlas://files/docs/a%20b.md",
+		"files/x":           "atlas://files/x",
+		"files//":           "", // a key that is not allowed
+		"files/../x":        "",
+		"other/x":           "",
+		"crm/crm_query":     "",
+	} {
+		uri, ok := docs.Changed(touched)
+		if ok != (want != "") || ok && uri != want {
+			t.Errorf("%s: %q, %v; want %q", touched, uri, ok, want)
+		}
+		if _, fits := docs.Match(uri); ok && !fits {
+			t.Errorf("%s: nobody could read %s", touched, uri)
+		}
+	}
+	for _, name := range []string{"order_record", "crm_schema_doc", "crm_order"} {
+		if h.tools[name].Changed != nil {
+			t.Errorf("%s tells of changes", name)
+		}
+	}
+}

@@ -198,6 +198,9 @@ func (b *builder) addResource(r *resource, a about, d *definition) {
 	if kid.Level != atlas.Atomic {
 		t.Level = atlas.Workflow
 	}
+	if r.objects, r.key = r.documents(); r.key != "" {
+		t.Changed = r.changed
+	}
 	if len(r.lists) > 0 {
 		t.List = r.list
 	}
