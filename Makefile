@@ -17,7 +17,7 @@ endif
 
 .PHONY: help
 help: ## list the words
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9_-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9_-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: bin/atlas ## answer one support question on the demo company (ASK="…" asks another)
@@ -39,6 +39,14 @@ race: ## run every test with the race detector
 e2e: ## build the binary and drive it as a user does (part of test, too)
 	@$(GO) test -count=1 -timeout 10m ./e2e/...
 
+.PHONY: conformance
+conformance: ## run the protocol's official suite against Atlas (fetches Node.js and the suite with npm)
+	@$(GO) run ./conformance $(CONFORMANCEFLAGS)
+
+.PHONY: interop
+interop: ## drive Atlas with other people's clients and identity providers (npm, python3, Maven, Chromium)
+	@$(GO) run ./interop $(INTEROPFLAGS)
+
 .PHONY: lint
 lint: ## run the linters (builds them on first use, which takes minutes)
 	@$(TOOL) golangci-lint run ./...
@@ -57,21 +65,23 @@ golden: ## rewrite the golden files of the tests; look at the difference before 
 	@ATLAS_UPDATE=1 $(GO) test -count=1 $(PKGS)
 
 .PHONY: check
-check: ## everything: format, vet, lint, generated files, tests with the race detector, end to end
+check: ## everything: format, vet, lint, generated files, tests with the race detector, end to end, conformance
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'not formatted: run make fmt'; exit 1; }
 	@$(GO) vet ./...
 	@$(MAKE) lint
 	@$(MAKE) race
 	@$(MAKE) e2e
+	@cd bench && $(GO) vet ./... && $(GO) test ./...
+	@$(MAKE) conformance
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME each
 	@for pkg in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) || exit 1; done; done
+	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s || exit 1; done; done
 
 .PHONY: bench
-bench: ## measure calls side by side: all stages, no stages, bare go-sdk, plain net/http
+bench: ## measure calls side by side, in both eras: Atlas, bare go-sdk, bare mcp-go, plain net/http
 	@cd bench && $(GO) run . $(BENCHFLAGS)
 
 .PHONY: build
@@ -88,4 +98,8 @@ setup: ## use the repository's git hooks
 
 .PHONY: clean
 clean: ## remove what was built and the demo company's data
-	@rm -rf bin dist .atlas coverage.out bench/out
+	@rm -rf bin dist .atlas coverage.out bench/out conformance/out interop/out
+
+.PHONY: distclean
+distclean: clean ## remove what was fetched for conformance and interop, too
+	@rm -rf .cache
