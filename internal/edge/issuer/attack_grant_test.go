@@ -27,10 +27,13 @@ var asRobot = []string{"client_id", "robot", "client_secret", secretText}
 
 func TestTokenExchange(t *testing.T) {
 	key := newSigner(t, "k1")
-	theirs := newSigner(t, "k").sign(nil, jwt.MapClaims{"iss": idp})
+	theirs, posing := newSigner(t, "k").sign(nil, jwt.MapClaims{"iss": idp}), newSigner(t, "k").sign(nil, jwt.MapClaims{"iss": idp})
 	foreign := func(_ context.Context, token string) (*atlas.Principal, error) {
 		if token == theirs {
 			return &atlas.Principal{Subject: "kim", Tenant: "globex", Scopes: []string{"a", "b"}, Issuer: idp, TokenID: "x.y", Expiry: time.Now().Add(time.Minute)}, nil
+		}
+		if token == posing {
+			return &atlas.Principal{Subject: "root@acme", Tenant: "globex", Scopes: []string{"a"}, Issuer: idp, TokenID: "x.z", Expiry: time.Now().Add(time.Minute)}, nil
 		}
 		return nil, errors.New("not accepted")
 	}
@@ -84,6 +87,7 @@ func TestTokenExchange(t *testing.T) {
 		t.Errorf("claims %v, lives %d s", c, r.ExpiresIn)
 	}
 	i.exchange(theirs, asRobot...).refused(t, "invalid_request") // another tenant
+	i.exchange(posing).refused(t, "invalid_request")             // about somebody of ours
 	// Whoever ends the grant ends what was exchanged for it.
 	i.post("/oauth/revoke", url.Values{"token": {ann.AccessToken}, "client_id": {webClient}})
 	for _, tok := range []string{ann.AccessToken, r.AccessToken, again.AccessToken} {
@@ -98,7 +102,7 @@ func TestIdentityAssertions(t *testing.T) {
 	key, other := newSigner(t, "k1"), newSigner(t, "k1")
 	i := newInstall(t, confidential(key), otherClient, func(c *issuer.ServerConfig, _ *issuer.ServerDeps) {
 		c.Providers = []issuer.IdentityProvider{
-			{Issuer: idp, JWKS: key.set(), TenantClaim: "org", Tenants: []string{"acme"}, RolesClaim: "groups", RolesKnown: []string{"support"}},
+			{Issuer: idp, JWKS: key.set(), TenantClaim: "org", Tenants: []string{"acme"}, RolesClaim: "groups", RolesKnown: []string{"support", "admin"}},
 			{Issuer: "https://globex.example", JWKS: other.set(), Tenant: "globex", Roles: []string{"support"}, Clients: []string{"nobody"}},
 		}
 	})
@@ -106,7 +110,7 @@ func TestIdentityAssertions(t *testing.T) {
 	head := map[string]any{"kid": "k1", "typ": "oauth-id-jag+jwt"}
 	claims := jwt.MapClaims{
 		"iss": idp, "sub": "kim", "aud": base, "client_id": "gateway", "resource": resource, "jti": "1", "scope": "tool:crm:read chat",
-		"iat": now.Unix(), "exp": now.Add(5 * time.Minute).Unix(), "org": "acme", "groups": []string{"support", "admin"},
+		"iat": now.Unix(), "exp": now.Add(5 * time.Minute).Unix(), "org": "acme", "groups": []string{"support", "root"},
 	}
 	post := func(assertion string, kv ...string) reply {
 		return i.post("/oauth/token", with(url.Values{
@@ -142,6 +146,8 @@ func TestIdentityAssertions(t *testing.T) {
 		"without id":              key.sign(head, claims, "jti", nil),
 		"without time":            key.sign(head, claims, "jti", "20", "iat", nil),
 		"for nobody":              key.sign(head, claims, "jti", "21", "sub", ""),
+		"for a person of ours":    key.sign(head, claims, "jti", "23", "sub", "root@acme"),
+		"for a client of ours":    key.sign(head, claims, "jti", "24", "sub", "robot"),
 		"alg none":                signWith(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, head, claims, "jti", "22"),
 		"garbage":                 "a.b.c",
 	} {
@@ -153,6 +159,15 @@ func TestIdentityAssertions(t *testing.T) {
 	post(key.sign(head, claims, "jti", "30"), "scope", "chat").refused(t, "invalid_scope")         // and the role has not
 	post(key.sign(head, claims, "jti", "30"), "resource", base+"/other").refused(t, "invalid_target")
 	post(key.sign(head, claims, "jti", "30")).must(t) // what was refused has used nothing up
+	// What makes an administrator is given to those who ask for it by name.
+	boss := key.sign(head, claims, "jti", "40", "org", "acme", "groups", []string{"admin"}, "scope", nil)
+	if r := post(boss).must(t); r.Scope != "tool:crm:read" {
+		t.Errorf("scope %q", r.Scope)
+	}
+	boss = key.sign(head, claims, "jti", "41", "org", "acme", "groups", []string{"admin"}, "scope", nil)
+	if r := post(boss, "scope", "tool:*:admin").must(t); r.Scope != "tool:*:admin" {
+		t.Errorf("scope %q", r.Scope)
+	}
 	// A token of ours is no assertion, even though we trust it elsewhere.
 	own := i.redeem(i.code("ann@acme")).must(t).AccessToken
 	post(own).refused(t, "invalid_grant")

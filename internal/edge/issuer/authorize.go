@@ -1,7 +1,6 @@
 package issuer
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -54,7 +53,7 @@ type authCode struct {
 // parseRequest reads an authorization request. A request without a known client and a redirect URI
 // of that client is refused to the browser's face: req is nil. Any other fault is for the client,
 // at req.redirect.
-func (s *Server) parseRequest(ctx context.Context, raw string) (req *authRequest, err *oauthError) {
+func (s *Server) parseRequest(r *http.Request, raw string) (req *authRequest, err *oauthError) {
 	if len(raw) > maxQuery {
 		return nil, refuse("invalid_request", "The request is too long.")
 	}
@@ -67,7 +66,11 @@ func (s *Server) parseRequest(ctx context.Context, raw string) (req *authRequest
 			return nil, refuse("invalid_request", "The request must name one "+name+".")
 		}
 	}
-	c, cerr := s.client(ctx, q.Get("client_id"))
+	// Whatever page leads here, whoever asks: it may cause a fetch.
+	if wait := s.mayFetch(r, q.Get("client_id")); wait > 0 {
+		return nil, tooOften(wait)
+	}
+	c, cerr := s.client(r.Context(), q.Get("client_id"))
 	switch {
 	case errors.Is(cerr, errNoClient):
 		return nil, refuse("invalid_client", "This server does not know the application, or its description cannot be read.")
@@ -148,8 +151,13 @@ func (s *Server) grantable(c *client, p Persona, asked []string) []string {
 	if len(asked) > 0 {
 		return intersect(asked, has)
 	}
+	return unprivileged(has)
+}
+
+// unprivileged returns the scopes that need not be asked for by name.
+func unprivileged(scopes []string) []string {
 	var out []string
-	for _, scope := range has {
+	for _, scope := range scopes {
 		if isScope(scope) && !slices.Contains(privileged, scope) && !slices.Contains(out, scope) {
 			out = append(out, scope)
 		}
@@ -158,11 +166,7 @@ func (s *Server) grantable(c *client, p Persona, asked []string) []string {
 }
 
 func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
-	if wait := s.mayFetch(r, r.URL.Query().Get("client_id")); wait > 0 {
-		s.showError(w, r, tooOften(wait))
-		return
-	}
-	req, err := s.parseRequest(r.Context(), r.URL.RawQuery)
+	req, err := s.parseRequest(r, r.URL.RawQuery)
 	if err != nil {
 		s.refuseRequest(w, r, req, err)
 		return
@@ -182,7 +186,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	}
 	scopes := s.grantable(req.client, who, req.scopes)
 	if len(scopes) == 0 && len(req.scopes) > 0 {
-		s.answer(w, req, refuse("invalid_scope", "none of the scopes can be given"), "")
+		s.refuseRequest(w, r, req, refuse("invalid_scope", "none of the scopes can be given"))
 		return
 	}
 	known, gerr := s.consented(r.Context(), req, who, scopes)
@@ -223,12 +227,13 @@ func (s *Server) grantCode(w http.ResponseWriter, r *http.Request, req *authRequ
 }
 
 // refuseRequest tells the fault to the client, or to the browser where there is no client that could
-// be told.
+// be told. Nobody has clicked yet: to a website that only says itself what it is, the browser is not sent
+// without its person having agreed, or links to us could lead anywhere (RFC 9700 section 4.11.2).
 func (s *Server) refuseRequest(w http.ResponseWriter, r *http.Request, req *authRequest, err *oauthError) {
 	if err.err != nil {
 		s.log.WarnContext(r.Context(), "oauth request failed", "path", r.URL.Path, "code", err.code, "error", err.err)
 	}
-	if req == nil {
+	if req == nil || !req.client.trusted && !private(req.redirect) {
 		s.showError(w, r, err)
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/atlas-mcp/atlas"
 )
@@ -121,7 +122,7 @@ func (c *client) host() string {
 // so it never stands alone on a page.
 func (c *client) label() string {
 	clean := strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || isInvisible(r) {
+		if !unicode.IsPrint(r) || isInvisible(r) {
 			return -1
 		}
 		return r
@@ -138,10 +139,9 @@ func (c *client) label() string {
 	return "an application without a name"
 }
 
-// isInvisible reports whether r changes how text beside it looks: controls, directions, joiners.
+// isInvisible reports whether r counts as printable and shows nothing: joiners, fillers, variation selectors.
 func isInvisible(r rune) bool {
-	return r >= 0x80 && r < 0xa0 || r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202e ||
-		r >= 0x2060 && r <= 0x206f || r == 0xfeff || r == 0xad || r == 0x061c || r >= 0xe0000 && r <= 0xe0fff
+	return unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point) || r == 0x2800
 }
 
 // intersect returns the elements of a that b has too, in a's order, each once.

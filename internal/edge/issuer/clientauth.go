@@ -35,7 +35,7 @@ func form(r *http.Request) (url.Values, *oauthError) {
 // authenticate returns the client that makes the request (RFC 6749 section 2.3). A client that has a
 // secret or a key must use it; nobody may use two ways at once.
 func (s *Server) authenticate(r *http.Request, f url.Values) (*client, *oauthError) {
-	key := peer(r)
+	key := s.peer(r)
 	if wait := s.limits.failures.wait(key); wait > 0 {
 		return nil, tooOften(wait)
 	}

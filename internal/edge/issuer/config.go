@@ -5,8 +5,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -26,6 +28,11 @@ type ServerConfig struct {
 	GrantTTL   time.Duration `yaml:"grant_ttl"`   // from a sign-in to the last refresh; default 720h, at most 8760h
 	LoginTTL   time.Duration `yaml:"login_ttl"`   // how long a browser stays signed in; default 8h, at most 24h
 	ConsentTTL time.Duration `yaml:"consent_ttl"` // how long a consent is remembered; default 2160h
+
+	// TrustedProxies are the addresses, or networks (10.0.0.0/8), of proxies in front of the server. Guesses and
+	// floods are counted by address: behind a proxy that is not named here all callers have one, so that one of
+	// them can keep the others out.
+	TrustedProxies []string `yaml:"trusted_proxies"`
 
 	Users        []User             `yaml:"users"`
 	Clients      []Client           `yaml:"clients"`
@@ -105,6 +112,11 @@ func (c ServerConfig) Validate() error {
 			add("resources[%d]: must be an absolute http or https URL without fragment", i)
 		}
 	}
+	for i, p := range c.TrustedProxies {
+		if _, err := parsePrefix(p); err != nil {
+			add("trusted_proxies[%d]: %w", i, err)
+		}
+	}
 	for i, s := range c.Scopes {
 		if !isScope(s) {
 			add("scopes[%d]: %q is not a scope", i, s)
@@ -160,6 +172,18 @@ func (c ServerConfig) Validate() error {
 		issuers[p.Issuer] = true
 	}
 	return errors.Join(errs...)
+}
+
+// parsePrefix reads an address or a network.
+func parsePrefix(text string) (netip.Prefix, error) {
+	if ip, ok := parseAddress(text); ok && !strings.ContainsAny(text, "[]/") {
+		return ip.Prefix(ip.BitLen())
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil || p.Addr().Is4In6() || p.Bits() == 0 { // everybody is no proxy
+		return netip.Prefix{}, fmt.Errorf("%q is no IP address and no network such as 10.0.0.0/8", text)
+	}
+	return p.Masked(), nil
 }
 
 func (u User) validate(at string) (errs []error) {
@@ -248,8 +272,8 @@ func (p IdentityProvider) validate(at string) (errs []error) {
 			add(".jwks: %w", err)
 		}
 	default:
-		if u, err := url.Parse(p.JWKSURL); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
-			add(".jwks_url: must be an http or https URL without credentials")
+		if u, err := url.Parse(p.JWKSURL); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.Fragment != "" {
+			add(".jwks_url: must be an https URL without credentials and fragment") // what Fetch reads
 		}
 	}
 	if (p.Tenant == "") == (p.TenantClaim == "") {

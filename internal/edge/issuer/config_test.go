@@ -34,6 +34,9 @@ func TestServerConfig(t *testing.T) {
 	}
 	for name, c := range map[string]issuer.ServerConfig{
 		"resources[0]":                      {Resources: []string{"/mcp"}},
+		"trusted_proxies[0]":                {TrustedProxies: []string{"0.0.0.0/0"}},
+		"trusted_proxies[1]":                {TrustedProxies: []string{"10.0.0.1", "proxy.example"}},
+		"must be an https URL":              provider(issuer.IdentityProvider{Issuer: idp, JWKSURL: "http://idp.example/keys", Tenant: "acme"}),
 		"scopes[0]":                         {Scopes: []string{"a b"}},
 		"access_ttl":                        {AccessTTL: 2 * time.Hour},
 		"refresh_ttl":                       {RefreshTTL: -1},

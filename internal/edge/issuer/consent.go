@@ -57,7 +57,7 @@ func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, req *authRe
 }
 
 func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
-	req, err := s.parseRequest(r.Context(), r.PostForm.Get("request"))
+	req, err := s.parseRequest(r, r.PostForm.Get("request"))
 	if err != nil {
 		s.refuseRequest(w, r, req, err)
 		return
@@ -79,7 +79,7 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 	}
 	scopes := s.grantable(req.client, who, req.scopes)
 	if len(scopes) == 0 && len(req.scopes) > 0 {
-		s.answer(w, req, refuse("invalid_scope", "none of the scopes can be given"), "")
+		s.refuseRequest(w, r, req, refuse("invalid_scope", "none of the scopes can be given"))
 		return
 	}
 	if err := s.remember(r.Context(), req, who, scopes); err != nil {

@@ -63,10 +63,10 @@ func (s *Server) mayFetch(r *http.Request, id string) time.Duration {
 	if s.documents == nil || !isDocumentURL(id) || s.documents.known(id) {
 		return 0
 	}
-	if wait := s.limits.documents.wait(peer(r)); wait > 0 {
+	if wait := s.limits.documents.wait(s.peer(r)); wait > 0 {
 		return wait
 	}
-	s.limits.documents.take(peer(r))
+	s.limits.documents.take(s.peer(r))
 	return 0
 }
 

@@ -87,8 +87,12 @@ func (s *Server) subject(ctx context.Context, token string) (*atlas.Principal, e
 			return nil, errors.New("of another issuer")
 		}
 		p, err := s.deps.SubjectToken(ctx, token)
-		if err == nil && p.Issuer == s.iss.cfg.Issuer { // it did not say so before
+		switch {
+		case err != nil:
+		case p.Issuer == s.iss.cfg.Issuer: // it did not say so before
 			err = errors.New("of an issuer that it does not name")
+		case s.owns(p.Subject):
+			err = errors.New("another issuer's, about an account of this server")
 		}
 		return p, err
 	}

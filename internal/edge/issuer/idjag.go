@@ -57,6 +57,9 @@ func (s *Server) assertIdentity(ctx context.Context, req tokenRequest) (tokenRes
 	if err != nil {
 		return none, invalidGrant(err)
 	}
+	if s.owns(who.Subject) {
+		return none, invalidGrant(errors.New("the assertion is about an account of this server"))
+	}
 	// The resource is named in the assertion, where the client cannot change it; the request may name
 	// the same.
 	resource := s.resource(audienceOf(claims["resource"]))
@@ -69,6 +72,8 @@ func (s *Server) assertIdentity(ctx context.Context, req tokenRequest) (tokenRes
 	has := req.client.allowed(s.deps.Scopes(who.Roles))
 	if vouched, ok := claims["scope"].(string); ok { // at most what the provider has agreed to
 		has = intersect(has, strings.Fields(vouched))
+	} else if strings.TrimSpace(req.form.Get("scope")) == "" { // nobody has named any
+		has = unprivileged(has)
 	}
 	scopes, oerr := narrowed(req.form.Get("scope"), has)
 	if oerr != nil {
@@ -88,6 +93,13 @@ func (s *Server) assertIdentity(ctx context.Context, req tokenRequest) (tokenRes
 	return s.token(req, resource, Claims{
 		Tenant: who.Tenant, Subject: who.Subject, Roles: who.Roles, Scopes: scopes, TokenID: newTokenID(newGrantID()),
 	})
+}
+
+// owns reports whether the subject is a person or a client of this server: others cannot vouch for it, or
+// their token would be its own (RFC 9068 section 5).
+func (s *Server) owns(subject string) bool {
+	_, person := s.person(subject)
+	return person || s.clients[subject] != nil
 }
 
 // vouched returns whom the assertion is about, if it is for the client and for this issuer.

@@ -91,7 +91,7 @@ func (s *Server) showLogin(w http.ResponseWriter, r *http.Request, req *authRequ
 }
 
 func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
-	req, err := s.parseRequest(r.Context(), r.PostForm.Get("request"))
+	req, err := s.parseRequest(r, r.PostForm.Get("request"))
 	if err != nil {
 		s.refuseRequest(w, r, req, err)
 		return
@@ -141,22 +141,18 @@ func (s *Server) checkLogin(r *http.Request, persona, subject, password string) 
 	if subject == "" || password == "" || len(subject) > 256 {
 		return Persona{}, http.StatusUnauthorized, wrongPassword
 	}
-	here, account := peer(r)+" "+subject, subject
-	if s.limits.logins.wait(here) > 0 || s.limits.logins.wait(peer(r)) > 0 || s.limits.accounts.wait(account) > 0 {
+	if !s.limits.mayTry(s.peer(r), subject) {
 		return Persona{}, http.StatusTooManyRequests, "Too many attempts. Wait a few minutes, then try again."
 	}
-	// Counted before the slow part, so that many at once do not slip through.
-	s.limits.logins.take(here)
-	s.limits.accounts.take(account)
 	p, ok := s.person(subject)
 	right, err := s.rightPassword(r.Context(), p.hash, password)
 	if err != nil {
 		return Persona{}, http.StatusServiceUnavailable, "Signing in does not work at the moment. Please try again."
 	}
 	if !ok || !right {
-		s.limits.logins.take(peer(r))
 		return Persona{}, http.StatusUnauthorized, wrongPassword
 	}
+	s.limits.logins.giveBack(s.peer(r)) // a whole office may have one address
 	return p, 0, ""
 }
 
@@ -178,7 +174,7 @@ func (s *Server) endSession(r *http.Request) {
 
 // serveLogout ends the session, for those who want to answer a request as somebody else.
 func (s *Server) serveLogout(w http.ResponseWriter, r *http.Request) {
-	req, err := s.parseRequest(r.Context(), r.PostForm.Get("request"))
+	req, err := s.parseRequest(r, r.PostForm.Get("request"))
 	if err != nil {
 		s.refuseRequest(w, r, req, err)
 		return

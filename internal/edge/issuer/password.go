@@ -63,8 +63,28 @@ func parseHash(s string) (hash, error) {
 	return hash{rounds, salt, sum}, nil
 }
 
-// nobody is hashed against where there is no such user, so that the time does not tell.
-var nobody = hash{hashRounds, make([]byte, 16), make([]byte, sha256.Size)}
+// nobody is hashed against where there is no such user.
+var nobody = hash{0, make([]byte, 16), make([]byte, sha256.Size)}
+
+// mostRounds returns what a try costs: as much as the slowest user's.
+func mostRounds(users []User) int {
+	most := 0
+	for _, u := range users {
+		if h, err := parseHash(u.PasswordHash); err == nil {
+			most = max(most, h.rounds)
+		}
+	}
+	return most
+}
+
+// cost returns how many rounds a try at h takes, and how many are done in vain: together as many for
+// everybody, known or not, so that the time does not tell who is.
+func (s *Server) cost(h hash) (own, vain int) {
+	if h.rounds == 0 {
+		return s.rounds, 0
+	}
+	return h.rounds, s.rounds - h.rounds
+}
 
 // rightPassword reports whether the password is that of h, which a zero h has not. It takes a
 // fraction of a second of one processor, and waits for its turn.
@@ -82,7 +102,11 @@ func (s *Server) rightPassword(ctx context.Context, h hash, password string) (bo
 	if len(password) > maxPassword {
 		password, known = password[:maxPassword], false
 	}
-	sum, err := pbkdf2.Key(sha256.New, password, h.salt, h.rounds, len(h.sum))
+	own, vain := s.cost(h)
+	sum, err := pbkdf2.Key(sha256.New, password, h.salt, max(1, own), len(h.sum))
+	if err == nil && vain > 0 {
+		_, err = pbkdf2.Key(sha256.New, password, h.salt, vain, len(h.sum))
+	}
 	if err != nil {
 		return false, err
 	}

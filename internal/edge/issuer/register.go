@@ -85,7 +85,7 @@ func (m *clientMetadata) client() (*client, error) {
 // serveRegister registers a client that asks (RFC 7591), for clients that have no document. Anybody
 // may; so there is room for a bounded number, and what nobody uses goes after an hour.
 func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request) *oauthError {
-	key := peer(r)
+	key := s.peer(r)
 	if wait := s.limits.registers.wait(key); wait > 0 {
 		return tooOften(wait)
 	}

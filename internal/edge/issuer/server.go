@@ -7,6 +7,7 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -70,7 +71,9 @@ type Server struct {
 	remote    *remoteKeys
 	secret    []byte
 	revoked   *revocations
-	limits    limits
+	limits    *limits
+	proxies   []netip.Prefix // whose X-Forwarded-For is believed
+	rounds    int            // of hashing that each try of a password costs
 	hashing   chan struct{} // slots for password hashing, which is slow on purpose
 	origin    *http.CrossOriginProtection
 	meta      []byte
@@ -123,6 +126,14 @@ func (s *Server) configure() (err error) {
 			return err
 		}
 	}
+	for _, p := range s.cfg.TrustedProxies {
+		prefix, err := parsePrefix(p)
+		if err != nil {
+			return err
+		}
+		s.proxies = append(s.proxies, prefix)
+	}
+	s.rounds = mostRounds(s.cfg.Users)
 	for _, p := range s.personas() {
 		if s.clients[p.Subject] != nil { // RFC 9068 section 5: nobody can tell them apart
 			return fmt.Errorf("client_id %q is a persona's subject", p.Subject)

@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -11,15 +13,32 @@ import (
 // limits are what one address, or one account, may try in a while. They are kept in memory: they
 // slow guessing and flooding down, and a restart forgives.
 type limits struct {
-	logins    *throttle // by address, and by address and subject: failed sign-ins
-	accounts  *throttle // by subject: failed sign-ins from everywhere
+	logins    *throttle // by address, and by address and subject: sign-ins that may fail, or have
+	accounts  *throttle // by subject: sign-ins from everywhere
 	registers *throttle // by address: registrations
 	documents *throttle // by address: requests that may cause a fetch
 	failures  *throttle // by address, and by address and client: refused requests of clients
+
+	trying sync.Mutex // held while a sign-in is let in and counted
 }
 
-func newLimits() limits {
-	return limits{
+// mayTry reports whether somebody at the address may try a password of the account, and counts it. That is
+// before the password is looked at, so that many at once do not slip through.
+func (l *limits) mayTry(address, account string) bool {
+	l.trying.Lock()
+	defer l.trying.Unlock()
+	here := address + " " + account
+	if l.logins.wait(address) > 0 || l.logins.wait(here) > 0 || l.accounts.wait(account) > 0 {
+		return false
+	}
+	l.logins.take(address)
+	l.logins.take(here)
+	l.accounts.take(account)
+	return true
+}
+
+func newLimits() *limits {
+	return &limits{
 		logins:    newThrottle(10, 30*time.Second),
 		accounts:  newThrottle(100, 10*time.Second),
 		registers: newThrottle(20, time.Minute),
@@ -93,6 +112,15 @@ func (t *throttle) take(key string) {
 	b.used = min(b.used+1, t.burst)
 }
 
+// giveBack takes back a try that was none.
+func (t *throttle) giveBack(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b := t.buckets[key]; b != nil {
+		b.used = max(0, b.used-1)
+	}
+}
+
 func (t *throttle) drain(b *bucket, now time.Time) {
 	if d := now.Sub(b.at); d > 0 {
 		b.used = max(0, b.used-float64(d)/float64(t.every))
@@ -108,21 +136,46 @@ func (t *throttle) sweep(now time.Time) {
 	}
 }
 
-// peer returns the address that r is counted under: of an IPv6 host its network, of which it has all
-// addresses.
-func peer(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return host
-	}
-	if ip = ip.Unmap(); ip.Is6() {
-		if p, err := ip.WithZone("").Prefix(64); err == nil {
-			return p.String()
+// peer returns what r is counted under: the address that it comes from; of an IPv6 host its network, of
+// which it has all addresses. Requests that a page of another site has a browser send are counted apart: no
+// page may use up what the programs of its visitor have.
+func (s *Server) peer(r *http.Request) string {
+	key := r.RemoteAddr
+	if ip, ok := s.address(r); ok {
+		key = ip.String()
+		if p, err := ip.Prefix(64); err == nil && ip.Is6() {
+			key = p.String()
 		}
 	}
-	return ip.String()
+	if origin := r.Header.Get("Origin"); origin != "" && origin != s.self.Scheme+"://"+s.self.Host {
+		key += " web"
+	}
+	return key
+}
+
+// address returns where r comes from. Behind trusted proxies that is the last address of X-Forwarded-For
+// that is not a trusted proxy's: what stands before it anybody can have written.
+func (s *Server) address(r *http.Request) (netip.Addr, bool) {
+	from, ok := parseAddress(r.RemoteAddr)
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		if !ok || !slices.ContainsFunc(s.proxies, func(p netip.Prefix) bool { return p.Contains(from) }) {
+			break
+		}
+		next, readable := parseAddress(strings.TrimSpace(hop))
+		if !readable {
+			break
+		}
+		from = next
+	}
+	return from, ok
+}
+
+// parseAddress reads an IP address with or without a port, as one of version 4 if it is one.
+func parseAddress(text string) (netip.Addr, bool) {
+	if host, _, err := net.SplitHostPort(text); err == nil {
+		text = host
+	}
+	ip, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	return ip.Unmap().WithZone(""), err == nil
 }

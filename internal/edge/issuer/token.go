@@ -59,7 +59,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) *oauthError 
 	if !c.may(name) {
 		return refuse("unauthorized_client", "the client is not registered for this grant_type")
 	}
-	throttled := peer(r) + " " + c.ID
+	throttled := s.peer(r) + " " + c.ID
 	if wait := s.limits.failures.wait(throttled); wait > 0 {
 		return tooOften(wait)
 	}
