@@ -214,6 +214,13 @@ var departures = []departure{
 		seed: sent{modernHeader("tools/call", "echo"), plain(modern, "tools/call", `"name":"echo","inputResponses":{"x":{"newer":1}}`)},
 	},
 	{
+		name: "one message, whole", why: "JSON-RPC 2.0: what follows the message is none, and a proxy may have read it as one; the SDK stops reading behind the first value",
+		is: func(s sent, direct, _ got) bool {
+			return !json.Valid([]byte(s.body)) && direct.Status == http.StatusBadRequest && (direct.code() == words.CodeParse || direct.code() == words.CodeInvalidRequest)
+		},
+		seed: sent{legacyHeader(), plain(legacy, "tools/list", "") + `{}`},
+	},
+	{
 		name: "messages ask or answer", why: "JSON-RPC 2.0 sections 4 and 5: what has no method must have a result or an error, and one of them; the SDK takes anything with an id for an answer",
 		is: func(_ sent, direct, sdk got) bool {
 			return sdk.Status == http.StatusAccepted && direct.Status == http.StatusBadRequest && direct.code() == words.CodeInvalidRequest
