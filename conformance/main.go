@@ -61,6 +61,9 @@ func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) (int
 		return 2, nil // told by flags
 	}
 	if *readme {
+		if o.suites != "" || o.only != "" {
+			return 2, errors.New("-update-readme needs the results of everything; leave -suite and -scenario out")
+		}
 		o.readme = "README.md"
 	}
 	selected, err := choose(o.suites)

@@ -161,17 +161,20 @@ func writeJSON(w io.Writer, results []result, v verdict) error {
 func markdown(results []result) string {
 	var b strings.Builder
 	sums, order := totals(results)
-	b.WriteString("| Run | Suite | Server | Scenarios | Checks passed | failed |\n|---|---|---|---:|---:|---:|\n")
+	b.WriteString("| Run | Suite | Against | Scenarios | Checks passed | failed |\n|---|---|---|---:|---:|---:|\n")
 	for _, s := range suites {
 		t, ok := sums[s.name]
 		if !ok || !slices.Contains(order, s.name) {
 			continue
 		}
-		how := s.profile
-		if s.profile == fixture {
-			how = "fixtures"
+		against := "the demo company"
+		switch {
+		case s.authorization:
+			against = "the authorization server"
+		case s.profile == fixture:
+			against = "the suite's fixtures"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %d | %d | %d |\n", strings.Join(s.args, " "), s.version, how, t.scenarios, t.passed, t.failed)
+		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d |\n", s.name, s.version, against, t.scenarios, t.passed, t.failed)
 	}
 	failing := map[string][]string{}
 	for _, r := range results {
