@@ -89,6 +89,7 @@ func (a *App) openIssuer(ctx context.Context) (err error) {
 			}
 			return scopes
 		},
+		Recorded: a.identityEvent,
 		SubjectToken: func(ctx context.Context, token string) (*atlas.Principal, error) {
 			return a.verifier.Verify(ctx, token, "")
 		},

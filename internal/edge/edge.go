@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -56,14 +57,21 @@ func NewRequestID() string {
 var ids = sync.Pool{New: func() any { return new([4 + 20]byte) }}
 
 // FromLoopback reports whether r was sent from this machine: its peer has a loopback address and
-// nothing says that a proxy passed it on.
+// nothing says that a proxy passed it on. A proxy on this machine that says nothing of itself cannot be
+// told from a client here.
 func FromLoopback(r *http.Request) bool {
-	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via"} {
-		if len(r.Header.Values(h)) > 0 {
+	for name := range r.Header {
+		if strings.HasPrefix(name, "X-Forwarded") || slices.Contains(passedOn, name) {
 			return false
 		}
 	}
 	return IsLoopback(r.RemoteAddr)
+}
+
+// passedOn are headers of proxies, beside those that begin with X-Forwarded.
+var passedOn = []string{
+	"Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Original-Forwarded-For", "X-Original-Host",
+	"Cf-Connecting-Ip", "Cf-Ray", "True-Client-Ip", "Fastly-Client-Ip", "Fly-Client-Ip", "X-Envoy-External-Address",
 }
 
 // IsLoopback reports whether addr, an IP address with or without a port, is a loopback address.

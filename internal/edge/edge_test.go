@@ -1,6 +1,7 @@
 package edge_test
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"testing"
@@ -56,5 +57,23 @@ func BenchmarkNewRequestID(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		edge.NewRequestID()
+	}
+}
+
+// What says that it was passed on is not from here, whatever the header of its proxy.
+func TestFromLoopback(t *testing.T) {
+	for header, want := range map[string]bool{
+		"Accept": true, "X-Request-Id": true, "Forwarded": false, "Via": false, "X-Forwarded-For": false, "X-Forwarded-Host": false,
+		"X-Forwarded-Proto": false, "X-Real-Ip": false, "Cf-Connecting-Ip": false, "True-Client-Ip": false,
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+		r.RemoteAddr = "127.0.0.1:4000"
+		r.Header.Set(header, "127.0.0.1")
+		if got := edge.FromLoopback(r); got != want {
+			t.Errorf("%s: %v", header, got)
+		}
+		if r.RemoteAddr = "192.0.2.1:4000"; edge.FromLoopback(r) {
+			t.Errorf("%s: from another machine", header)
+		}
 	}
 }

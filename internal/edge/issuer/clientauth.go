@@ -47,6 +47,7 @@ func (s *Server) authenticate(r *http.Request, f url.Values) (*client, *oauthErr
 		return nil, oe
 	}
 	s.limits.failures.take(key)
+	s.record(r.Context(), Event{Action: EventRefuse, Denied: true, Detail: "invalid_client"})
 	return nil, &oauthError{code: "invalid_client", desc: "the client is unknown or did not authenticate as it is registered", basic: basic, err: err}
 }
 

@@ -40,6 +40,7 @@ func (s *Server) exchangeCode(ctx context.Context, req tokenRequest) (tokenRespo
 		if err := s.endGrant(ctx, tenant, code.Grant); err != nil {
 			return none, failed(err)
 		}
+		s.record(ctx, Event{Action: EventReuse, Denied: true, Tenant: tenant, Subject: code.Subject, Client: req.client.ID, Detail: code.Grant})
 		return none, invalidGrant(errors.New("a code was used twice; its tokens are revoked"))
 	}
 	if err := code.check(req, time.Now()); err != nil {

@@ -3,6 +3,7 @@ package issuer
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -73,7 +74,10 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 		s.again(w, req) // to be asked properly
 		return
 	}
+	event := Event{Action: EventConsent, Tenant: who.Tenant, Subject: who.Subject, Client: req.client.ID}
 	if r.PostForm.Get("decision") != "allow" {
+		event.Denied = true
+		s.record(r.Context(), event)
 		s.answer(w, req, refuse("access_denied", "the request was refused"), "")
 		return
 	}
@@ -86,5 +90,7 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 		s.refuseRequest(w, r, req, failed(err))
 		return
 	}
+	event.Detail = strings.Join(scopes, " ")
+	s.record(r.Context(), event)
 	s.grantCode(w, r, req, who, scopes)
 }

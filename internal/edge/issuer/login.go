@@ -103,6 +103,7 @@ func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 	}
 	who, status, notice := s.checkLogin(r, r.PostForm.Get("persona"), r.PostForm.Get("subject"), r.PostForm.Get("password"))
 	if notice != "" {
+		s.record(r.Context(), Event{Action: EventLogin, Denied: true, Tenant: who.Tenant, Subject: who.Subject, Client: req.client.ID})
 		s.showLogin(w, r, req, status, notice)
 		return
 	}
@@ -115,6 +116,7 @@ func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 		s.refuseRequest(w, r, req, failed(perr))
 		return
 	}
+	s.record(r.Context(), Event{Action: EventLogin, Tenant: who.Tenant, Subject: who.Subject, Client: req.client.ID})
 	http.SetCookie(w, s.cookie("login", handle, s.cfg.LoginTTL))
 	http.SetCookie(w, s.cookie("form", "", 0))
 	s.again(w, req)
@@ -128,29 +130,29 @@ func (s *Server) again(w http.ResponseWriter, req *authRequest) {
 
 const wrongPassword = "The name or the password is wrong."
 
-// checkLogin returns who may sign in, or a notice why nobody may. It does not tell whether there is
-// such a user.
+// checkLogin returns who may sign in, or a notice why nobody may, which does not tell whether there is such a
+// user; who is then whom somebody has tried to be, if there is one.
 func (s *Server) checkLogin(r *http.Request, persona, subject, password string) (who Persona, status int, notice string) {
 	if persona != "" {
 		p, ok := s.person(persona)
 		if !ok || p.hash.rounds > 0 || !s.local(r) {
-			return Persona{}, http.StatusForbidden, "This account cannot be used from here."
+			return p, http.StatusForbidden, "This account cannot be used from here."
 		}
 		return p, 0, ""
 	}
 	if subject == "" || password == "" || len(subject) > 256 {
 		return Persona{}, http.StatusUnauthorized, wrongPassword
 	}
-	if !s.limits.mayTry(s.peer(r), subject) {
-		return Persona{}, http.StatusTooManyRequests, "Too many attempts. Wait a few minutes, then try again."
-	}
 	p, ok := s.person(subject)
+	if !s.limits.mayTry(s.peer(r), subject) {
+		return p, http.StatusTooManyRequests, "Too many attempts. Wait a few minutes, then try again."
+	}
 	right, err := s.rightPassword(r.Context(), p.hash, password)
 	if err != nil {
-		return Persona{}, http.StatusServiceUnavailable, "Signing in does not work at the moment. Please try again."
+		return p, http.StatusServiceUnavailable, "Signing in does not work at the moment. Please try again."
 	}
 	if !ok || !right {
-		return Persona{}, http.StatusUnauthorized, wrongPassword
+		return p, http.StatusUnauthorized, wrongPassword
 	}
 	s.limits.logins.giveBack(s.peer(r)) // a whole office may have one address
 	return p, 0, ""
@@ -180,6 +182,9 @@ func (s *Server) serveLogout(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if s.sealed(r.PostForm.Get("token"), "consent", s.cookieOf(r, "login"), req.raw) {
+		if who, _, ok, _ := s.signedIn(r); ok {
+			s.record(r.Context(), Event{Action: EventLogout, Tenant: who.Tenant, Subject: who.Subject, Client: req.client.ID})
+		}
 		s.endSession(r)
 		http.SetCookie(w, s.cookie("login", "", 0))
 	}

@@ -52,6 +52,7 @@ func (s *Server) refresh(ctx context.Context, req tokenRequest) (tokenResponse, 
 		if err := s.endGrant(ctx, tenant, id); err != nil {
 			return none, failed(err)
 		}
+		s.record(ctx, Event{Action: EventReuse, Denied: true, Tenant: tenant, Subject: g.Subject, Client: req.client.ID, Detail: id})
 		return none, invalidGrant(errors.New("a refresh token was used twice; its grant is revoked"))
 	}
 	switch {
@@ -62,6 +63,7 @@ func (s *Server) refresh(ctx context.Context, req tokenRequest) (tokenResponse, 
 		if err := s.endGrant(ctx, tenant, id); err != nil {
 			return none, failed(err)
 		}
+		s.record(ctx, Event{Action: EventReuse, Denied: true, Tenant: tenant, Subject: g.Subject, Client: req.client.ID, Detail: id})
 		return none, invalidGrant(errors.New("a refresh token of another client; its grant is revoked"))
 	case g.JKT != "" && g.JKT != req.jkt:
 		return none, invalidGrant(errors.New("the refresh token is bound to another key"))

@@ -125,6 +125,7 @@ func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request) *oauthErr
 		return err
 	}
 	m.ClientID = id
+	s.record(r.Context(), Event{Action: EventRegister, Client: id})
 	return writeJSON(w, http.StatusCreated, m)
 }
 

@@ -37,6 +37,7 @@ func (s *Server) serveRevoke(_ http.ResponseWriter, r *http.Request) *oauthError
 		if gerr := s.endGrant(ctx, tenant, id); gerr != nil {
 			return failed(gerr)
 		}
+		s.record(ctx, Event{Action: EventRevoke, Tenant: tenant, Subject: g.Subject, Client: c.ID, Detail: id})
 		return nil
 	}
 	claims, perr := s.own(ctx, token)
@@ -61,6 +62,7 @@ func (s *Server) serveRevoke(_ http.ResponseWriter, r *http.Request) *oauthError
 	if perr != nil {
 		return failed(perr)
 	}
+	s.record(ctx, Event{Action: EventRevoke, Tenant: tenant, Subject: str(claims, "sub"), Client: c.ID, Detail: jti})
 	return nil
 }
 

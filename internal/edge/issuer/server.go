@@ -40,7 +40,10 @@ type ServerDeps struct {
 	// SubjectToken checks a token of another trusted issuer for token exchange. Nil means that only
 	// the issuer's own tokens are exchanged.
 	SubjectToken func(ctx context.Context, token string) (*atlas.Principal, error)
-	Log          *slog.Logger
+	// Recorded is told of what is worth an audit record, once it has happened and before it is answered. It must
+	// be safe for concurrent use and soon return. It may be nil.
+	Recorded func(ctx context.Context, e Event)
+	Log      *slog.Logger
 }
 
 // A Persona is somebody who may sign in.
@@ -74,7 +77,7 @@ type Server struct {
 	limits    *limits
 	proxies   []netip.Prefix // whose X-Forwarded-For is believed
 	rounds    int            // of hashing that each try of a password costs
-	hashing   chan struct{} // slots for password hashing, which is slow on purpose
+	hashing   chan struct{}  // slots for password hashing, which is slow on purpose
 	origin    *http.CrossOriginProtection
 	meta      []byte
 	pages     *template.Template
