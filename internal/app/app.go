@@ -196,7 +196,7 @@ func (a *App) openEdge() error {
 		Handler: a.Handle, Tools: a.Tools, Version: a.opts.Version,
 		Authenticate: a.verifier.Middleware, Tenant: tenants.Middleware,
 		AuthServers: a.authServers(), Routes: a.routes(), Metrics: a.metrics.Handler(), Admin: api,
-		Challenge: a.verifier.Challenge(), Tasks: a.tasks, Sealer: sessions,
+		Challenge: a.verifier.Challenge(), Tasks: a.tasks, Sealer: sessions, Mailbox: mailbox{a.state},
 		Checks: a.checks(), Log: a.log,
 	}
 	if a.oauth != nil {
