@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,13 +99,22 @@ func (d *doctor) exposure(cfg Config) {
 		d.not(Failed, "exposure", "mode", "set mode: production, with an issuer of yours under auth.issuers; or listen on 127.0.0.1",
 			"development mode listens on %s: its demo company and its authorization server are meant for one machine", cfg.HTTP.Listen)
 	}
-	public := strings.TrimPrefix(cfg.HTTP.PublicURL, "http://")
-	if public != cfg.HTTP.PublicURL && !edge.IsLoopback(public) && !strings.HasPrefix(public, "localhost") {
+	if inTheClear(cfg.HTTP.PublicURL) {
 		d.not(Warning, "exposure", "http.public_url", "put TLS before Atlas and give its https address as http.public_url", "%s: tokens cross the network in the clear", cfg.HTTP.PublicURL)
+	}
+	if cfg.embeddedIssuer() && strings.HasPrefix(cfg.HTTP.PublicURL, "https:") && len(cfg.Issuer.TrustedProxies) == 0 {
+		d.not(Warning, "exposure", "issuer.trusted_proxies", "name the addresses of the proxy that ends TLS, and let it set X-Forwarded-For",
+			"sign-ins and registrations are counted by address, and all come from the proxy's: ten wrong passwords of anybody keep everybody out for a while")
 	}
 	if cfg.Mode == Production && len(cfg.Auth.Issuers) == 0 && !cfg.embeddedIssuer() {
 		d.not(Failed, "exposure", "auth.issuers", "name the issuer whose tokens are to be accepted; docs/identity.md has recipes", "no issuer: every call is refused")
 	}
+}
+
+// inTheClear reports whether what is sent to the URL can be read, and changed, on the way.
+func inTheClear(raw string) bool {
+	u, err := url.Parse(raw)
+	return err == nil && u.Scheme == "http" && u.Hostname() != "localhost" && !edge.IsLoopback(u.Hostname())
 }
 
 // files looks at what must be writable, and at what only Atlas may read.
@@ -220,6 +230,9 @@ func (d *doctor) issuer(s auth.IssuerStatus) {
 			"%s: %s", from, s.Error)
 	case s.Skewed:
 		d.not(Warning, "issuer", s.Issuer, "set both clocks by NTP, or raise auth.clock_skew", "its clock is %s ahead of this one", s.ClockSkew)
+	case inTheClear(s.JWKSURL):
+		d.not(Warning, "issuer", s.Issuer, "give an https address as jwks_url under auth.issuers",
+			"%d keys from %s: whoever stands between can put in keys of his own, and sign any token", s.Keys, from)
 	default:
 		d.ok("issuer", s.Issuer, "%d keys from %s", s.Keys, from)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -108,7 +109,7 @@ func (p *Program) printExplanation(e app.TokenExplanation) {
 		}
 		p.printf("%s (as the token says, true or not)\n", part.name)
 		for _, k := range slices.Sorted(maps.Keys(part.fields)) {
-			p.printf("  %-12s %s\n", k, claimText(k, part.fields[k]))
+			p.printf("  %-12s %s\n", shown(k), shown(claimText(k, part.fields[k])))
 		}
 	}
 	p.printf("checks\n")
@@ -118,9 +119,9 @@ func (p *Program) printExplanation(e app.TokenExplanation) {
 			skipped = append(skipped, c.Name)
 			continue
 		}
-		p.printf("  %s  %-16s %s\n", checkMarks[c.Status], c.Name, c.Found)
+		p.printf("  %s  %-16s %s\n", checkMarks[c.Status], c.Name, shown(c.Found))
 		if c.Remedy != "" {
-			p.printf("        %-16s → %s\n", "", c.Remedy)
+			p.printf("        %-16s → %s\n", "", shown(c.Remedy))
 		}
 	}
 	if len(skipped) > 0 {
@@ -131,8 +132,17 @@ func (p *Program) printExplanation(e app.TokenExplanation) {
 		return
 	}
 	i := e.Identity
-	p.printf("\nACCEPTED as %s of tenant %s until %s\n", i.Subject, i.Tenant, i.Expires.UTC().Format(time.RFC3339))
-	p.printf("  roles   %s\n  scopes  %s\n  tools   %s\n", strings.Join(i.Roles, " "), strings.Join(i.Scopes, " "), strings.Join(e.Tools, " "))
+	p.printf("\nACCEPTED as %s of tenant %s until %s\n", shown(i.Subject), i.Tenant, i.Expires.UTC().Format(time.RFC3339))
+	p.printf("  roles   %s\n  scopes  %s\n  tools   %s\n", shown(strings.Join(i.Roles, " ")), shown(strings.Join(i.Scopes, " ")), strings.Join(e.Tools, " "))
+}
+
+// shown writes what a stranger has chosen so that it cannot move the cursor, colour, turn or break the lines of
+// a terminal, and so pass for what we say.
+func shown(text string) string {
+	if !strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return text
+	}
+	return strconv.QuoteToASCII(text)
 }
 
 // checkMarks are how the outcomes of checks are printed.

@@ -33,13 +33,15 @@ type jws struct {
 	signature      []byte
 }
 
+var errEncrypted = errors.New("it is encrypted (JWE)")
+
 // parseJWS takes a token apart. A header or a payload with a duplicate name is refused (RFC 7515
 // section 4, RFC 8725 section 2.4): two readers could take different values for the truth.
 func parseJWS(token string) (*jws, error) {
 	switch n := strings.Count(token, "."); n {
 	case 2:
 	case 4:
-		return nil, errors.New("it is encrypted (JWE)")
+		return nil, errEncrypted
 	default:
 		return nil, fmt.Errorf("it has %d parts instead of 3", n+1)
 	}

@@ -140,6 +140,15 @@ func explainAllFaults(t *testing.T) {
 	if d := cmp.Diff([]string{"issuer"}, failures(e)); d != "" {
 		t.Error(d)
 	}
+	for token, want := range map[string]string{
+		"eyJh.b.c.d.e": "no audience or resource was asked for",
+		"eyJh.b":       "whole and once",
+		good(t)[:40]:   "whole and once",
+	} {
+		if e := v.Explain(t.Context(), token, nil); !strings.Contains(e.Checks[0].Remedy, want) {
+			t.Errorf("%s: %+v", token, e.Checks[0])
+		}
+	}
 	skipped := 0
 	for _, c := range e.Checks {
 		if c.Status == auth.StatusSkipped {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/atlas-mcp/atlas"
@@ -19,8 +20,11 @@ func (in *inspection) form(context.Context) *fault {
 	}
 	t, err := parseJWS(in.token)
 	if err != nil {
-		return &fault{reason: "the token cannot be read", cause: err, remedy: "send the access token as it was issued; " +
-			"an encrypted token is what some issuers give when no audience or resource was asked for"}
+		f := &fault{reason: "the token cannot be read", cause: err, remedy: "send the access token as it was issued, whole and once"}
+		if errors.Is(err, errEncrypted) {
+			f.remedy = "ask the issuer for a token for this server: some give encrypted ones where no audience or resource was asked for"
+		}
+		return f
 	}
 	in.jws, in.claims, in.known = t, t.claims, withClaims
 	in.note("a signed JWT of %d bytes", len(in.token))
@@ -90,6 +94,12 @@ func (in *inspection) findKey(ctx context.Context) *fault {
 		return faultf("let the issuer name its keys", "kid is %s", show(in.jws.header["kid"]))
 	}
 	key, err := in.from.keys.KeyfuncCtx(ctx)(&jwt.Token{Header: in.jws.header})
+	if err != nil && !errors.Is(err, jwkset.ErrKeyNotFound) && !errors.Is(err, errNoKeys) {
+		return &fault{
+			reason: "the key " + show(in.jws.kid) + " of the issuer's set is not one for alg " + show(in.jws.header["alg"]), cause: err,
+			remedy: "take a token of the issuer itself: it signs with the algorithm of its key",
+		}
+	}
 	if err != nil {
 		f := &fault{
 			reason: "there is no key " + show(in.jws.kid) + " for " + in.jws.alg + " in the issuer's set", cause: err,
