@@ -89,7 +89,7 @@ func (a *App) openIssuer(ctx context.Context) (err error) {
 			}
 			return scopes
 		},
-		Recorded: a.identityEvent,
+		Recorded: a.identityEvent, Kept: []string{a.cfg.Registry.ClaimName()},
 		SubjectToken: func(ctx context.Context, token string) (*atlas.Principal, error) {
 			return a.verifier.Verify(ctx, token, "")
 		},

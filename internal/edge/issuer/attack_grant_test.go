@@ -30,14 +30,17 @@ func TestTokenExchange(t *testing.T) {
 	theirs, posing := newSigner(t, "k").sign(nil, jwt.MapClaims{"iss": idp}), newSigner(t, "k").sign(nil, jwt.MapClaims{"iss": idp})
 	foreign := func(_ context.Context, token string) (*atlas.Principal, error) {
 		if token == theirs {
-			return &atlas.Principal{Subject: "kim", Tenant: "globex", Scopes: []string{"a", "b"}, Issuer: idp, TokenID: "x.y", Expiry: time.Now().Add(time.Minute)}, nil
+			return &atlas.Principal{Subject: "kim", Tenant: "globex", Scopes: []string{"a", "b"}, Issuer: idp, TokenID: "x.y", Expiry: time.Now().Add(time.Minute),
+				Claims: map[string]any{"toolsets": "few", "tenant": "acme", "email": "kim@idp.example"}}, nil
 		}
 		if token == posing {
 			return &atlas.Principal{Subject: "root@acme", Tenant: "globex", Scopes: []string{"a"}, Issuer: idp, TokenID: "x.z", Expiry: time.Now().Add(time.Minute)}, nil
 		}
 		return nil, errors.New("not accepted")
 	}
-	i := newInstall(t, confidential(key), func(_ *issuer.ServerConfig, d *issuer.ServerDeps) { d.SubjectToken = foreign })
+	i := newInstall(t, confidential(key), func(_ *issuer.ServerConfig, d *issuer.ServerDeps) {
+		d.SubjectToken, d.Kept = foreign, []string{"toolsets", "tenant"}
+	})
 	ann := i.redeem(i.code("ann@acme", "scope", "tool:crm:read tool:kb:read")).must(t)
 	gus := i.redeem(i.code("gus@globex")).must(t)
 
@@ -81,8 +84,13 @@ func TestTokenExchange(t *testing.T) {
 			t.Errorf("%s: %d %s %s", name, r.Status, r.Error, r.Description)
 		}
 	}
-	// A token of an issuer that the program trusts.
+	// A token of an issuer that the program trusts. What narrows it, narrows what comes of it.
 	r = i.exchange(theirs).must(t)
+	for _, token := range []string{r.AccessToken, i.exchange(r.AccessToken).must(t).AccessToken} {
+		if c := part(t, token, 1); c["toolsets"] != "few" || c["email"] != nil || c["tenant"] != "globex" {
+			t.Errorf("claims %v", c)
+		}
+	}
 	if c := part(t, r.AccessToken, 1); c["sub"] != "kim" || c["tenant"] != "globex" || r.ExpiresIn > 60 || strings.HasPrefix(c["jti"].(string), "x.") {
 		t.Errorf("claims %v, lives %d s", c, r.ExpiresIn)
 	}

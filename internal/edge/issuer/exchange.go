@@ -61,13 +61,19 @@ func (s *Server) exchangeToken(ctx context.Context, req tokenRequest) (tokenResp
 	if left <= 0 {
 		return none, refuseSubject(errors.New("expired"))
 	}
+	kept := map[string]any{}
+	for _, name := range s.deps.Kept {
+		if claim, there := sub.Claims[name]; there {
+			kept[name] = claim
+		}
+	}
 	grant := newGrantID()
 	if sub.Issuer == s.iss.cfg.Issuer { // whoever revokes the first token revokes this one too
 		grant = cmp.Or(grantOf(sub.TokenID), grant)
 	}
 	res, oerr := s.token(req, resource, Claims{
 		Tenant: sub.Tenant, Subject: sub.Subject, Roles: sub.Roles, Scopes: scopes, act: actors,
-		TTL: min(left, s.cfg.AccessTTL), TokenID: newTokenID(grant),
+		TTL: min(left, s.cfg.AccessTTL), TokenID: newTokenID(grant), kept: kept,
 	})
 	res.IssuedTokenType = tokenTypeAccess
 	return res, oerr

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -134,8 +135,9 @@ type Claims struct {
 	ClientID  string        // default atlas-cli
 	TokenID   string        // jti; default a new one
 
-	act any    // act as a whole, instead of Delegator
-	jkt string // cnf.jkt (RFC 9449 section 6.1)
+	kept map[string]any // further claims; none of the above
+	act  any            // act as a whole, instead of Delegator
+	jkt  string         // cnf.jkt (RFC 9449 section 6.1)
 }
 
 func (c Claims) validate() error {
@@ -181,6 +183,11 @@ func (i *Issuer) Sign(c Claims) (string, error) {
 		"iss": i.cfg.Issuer, "sub": c.Subject, "aud": aud, "jti": cmp.Or(c.TokenID, rand.Text()),
 		"iat": now.Unix(), "exp": now.Add(cmp.Or(c.TTL, defaultTTL)).Unix(),
 		"tenant": string(c.Tenant), "client_id": cmp.Or(c.ClientID, "atlas-cli"),
+	}
+	for name, claim := range c.kept {
+		if _, ours := claims[name]; !ours && !slices.Contains([]string{"roles", "scope", "act", "cnf"}, name) {
+			claims[name] = claim
+		}
 	}
 	if len(c.Roles) > 0 {
 		claims["roles"] = c.Roles

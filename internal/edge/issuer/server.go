@@ -40,6 +40,8 @@ type ServerDeps struct {
 	// SubjectToken checks a token of another trusted issuer for token exchange. Nil means that only
 	// the issuer's own tokens are exchanged.
 	SubjectToken func(ctx context.Context, token string) (*atlas.Principal, error)
+	// Kept names claims that narrow what a token may do. An exchanged token keeps those of the first.
+	Kept []string
 	// Recorded is told of what is worth an audit record, once it has happened and before it is answered. It must
 	// be safe for concurrent use and soon return. It may be nil.
 	Recorded func(ctx context.Context, e Event)

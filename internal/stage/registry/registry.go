@@ -61,9 +61,12 @@ func (c Config) Validate() error {
 }
 
 func (c Config) withDefaults() Config {
-	c.Claim = cmp.Or(c.Claim, "toolsets")
+	c.Claim = c.ClaimName()
 	return c
 }
+
+// ClaimName returns Claim or its default.
+func (c Config) ClaimName() string { return cmp.Or(c.Claim, "toolsets") }
 
 const (
 	maxViews = 1024
