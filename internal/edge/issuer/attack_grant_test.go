@@ -30,8 +30,10 @@ func TestTokenExchange(t *testing.T) {
 	theirs, posing := newSigner(t, "k").sign(nil, jwt.MapClaims{"iss": idp}), newSigner(t, "k").sign(nil, jwt.MapClaims{"iss": idp})
 	foreign := func(_ context.Context, token string) (*atlas.Principal, error) {
 		if token == theirs {
-			return &atlas.Principal{Subject: "kim", Tenant: "globex", Scopes: []string{"a", "b"}, Issuer: idp, TokenID: "x.y", Expiry: time.Now().Add(time.Minute),
-				Claims: map[string]any{"toolsets": "few", "tenant": "acme", "email": "kim@idp.example"}}, nil
+			return &atlas.Principal{
+				Subject: "kim", Tenant: "globex", Scopes: []string{"a", "b"}, Issuer: idp, TokenID: "x.y", Expiry: time.Now().Add(time.Minute),
+				Claims: map[string]any{"toolsets": "few", "tenant": "acme", "email": "kim@idp.example"},
+			}, nil
 		}
 		if token == posing {
 			return &atlas.Principal{Subject: "root@acme", Tenant: "globex", Scopes: []string{"a"}, Issuer: idp, TokenID: "x.z", Expiry: time.Now().Add(time.Minute)}, nil
