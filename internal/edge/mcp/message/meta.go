@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -91,11 +92,18 @@ func ReadMeta(meta map[string]any) Meta {
 
 // goodInfo reports whether raw can be the name of a client's program.
 func goodInfo(raw []byte) bool {
-	var info struct {
-		Name, Title, Version, Description string
-	}
-	return raw[0] == '{' && json.Unmarshal(raw, &info) == nil
+	s := scanner{b: raw}
+	good := s.next() == '{'
+	return good && s.members(false, func(key []byte) *Error {
+		if c := s.next(); c != '"' && c != 'n' && slices.ContainsFunc(infoTexts, func(name []byte) bool { return bytes.EqualFold(name, key) }) {
+			good = false // neither text nor null
+		}
+		return s.value(false)
+	}) == nil && good
 }
+
+// infoTexts are the members of a program's name that are texts. The SDK takes them in any case.
+var infoTexts = [][]byte{[]byte("name"), []byte("title"), []byte("version"), []byte("description")}
 
 // ReadCapabilities reads the capabilities that a client declares, in _meta or by initialize. It
 // reports false if they are not of the form of capabilities.
