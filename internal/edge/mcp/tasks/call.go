@@ -240,10 +240,18 @@ func (m *Manager) create(ctx context.Context, r *run) error {
 		return err
 	}
 	r.version = version // nobody else knows the run yet
-	m.mu.Lock()
-	m.runs[r.at] = r
-	m.mu.Unlock()
+	m.enlist(r)
 	return nil
+}
+
+// enlist lets whoever cancels the task find its run.
+func (m *Manager) enlist(r *run) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.runs[r.at] == nil {
+		m.runs[r.at] = make(map[*run]struct{}, 1)
+	}
+	m.runs[r.at][r] = struct{}{}
 }
 
 // handle returns the task as tools/call answers it.
@@ -258,7 +266,7 @@ func (r *run) handle(m *Manager) *Task {
 // remove forgets a run that has ended.
 func (m *Manager) remove(r *run) {
 	m.mu.Lock()
-	if m.runs[r.at] == r { // and not the next round's
+	if delete(m.runs[r.at], r); len(m.runs[r.at]) == 0 {
 		delete(m.runs, r.at)
 	}
 	m.mu.Unlock()

@@ -17,6 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +39,7 @@ type Manager struct {
 
 	mu      sync.Mutex // guards what follows
 	closing bool
-	runs    map[place]*run
+	runs    map[place]map[*run]struct{} // of a task more than one for a moment: the round before, and updates that raced
 	subs    map[place]map[*Subscription]struct{}
 
 	leaseMu      sync.Mutex // guards what follows, and is held while the lease is renewed
@@ -58,7 +60,7 @@ func New(cfg Config, deps Deps) (*Manager, error) {
 	}
 	m := &Manager{
 		cfg: cfg.withDefaults(), deps: deps, worker: rand.Text(),
-		runs: make(map[place]*run), subs: make(map[place]map[*Subscription]struct{}),
+		runs: make(map[place]map[*run]struct{}), subs: make(map[place]map[*Subscription]struct{}),
 	}
 	m.places.init(&m.cfg)
 	m.base, m.stop = context.WithCancelCause(context.Background())
@@ -116,8 +118,8 @@ func (m *Manager) Drain(ctx context.Context) {
 	}
 	m.mu.Lock()
 	left := make([]*run, 0, len(m.runs))
-	for _, r := range m.runs {
-		left = append(left, r)
+	for _, runs := range m.runs {
+		left = slices.AppendSeq(left, maps.Keys(runs))
 	}
 	m.mu.Unlock()
 	if len(left) > 0 {

@@ -104,11 +104,10 @@ func (m *Manager) Cancel(ctx context.Context, call atlas.Call, id string) error 
 			m.deps.Cancelled(ctx, call, id)
 		}
 		m.mu.Lock()
-		r := m.runs[at]
-		m.mu.Unlock()
-		if r != nil {
+		for r := range m.runs[at] {
 			r.cancel(errCancelled) // a process elsewhere looks for itself
 		}
+		m.mu.Unlock()
 		return nil
 	}
 	return errContended
@@ -195,9 +194,7 @@ func (m *Manager) advance(ctx context.Context, call atlas.Call, id string, at pl
 	rec.Asked, rec.Answers, rec.State, rec.Resume = nil, nil, nil, nil
 	rec.Expires = rec.Updated.Add(rec.Timeout + m.cfg.TTL)
 	r.id, r.at, r.rec = id, at, *rec
-	m.mu.Lock()
-	m.runs[at] = r // so that whoever cancels it from now on finds it
-	m.mu.Unlock()
+	m.enlist(r) // before the save, so that whoever cancels it from then on finds it
 	v, err := m.save(ctx, at, version, rec)
 	if err != nil || v == 0 {
 		m.remove(r)

@@ -255,3 +255,56 @@ func TestAnswersRaceToGoOnOnce(t *testing.T) {
 		})
 	}
 }
+
+// raceStore lets another update win the moment before the one that it is told of is written.
+type raceStore struct {
+	tasks.Store
+	before func() // the next write of a task that goes on; nil for none
+}
+
+func (s *raceStore) CompareAndSet(ctx context.Context, space, key string, version int64, value []byte, expires time.Time) (int64, error) {
+	if f := s.before; f != nil && version > 0 && strings.HasPrefix(space, "tasks/") && strings.Contains(string(value), `"Status":"working"`) {
+		s.before = nil
+		f()
+	}
+	return s.Store.CompareAndSet(ctx, space, key, version, value, expires)
+}
+
+// Of two updates at once one goes on with the call. The other must not take the run's place, or
+// nothing would stop it when the task is cancelled.
+func TestCancelStopsTheRunAfterUpdatesRaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stopped := make(chan struct{})
+		tool := asking("delete", always, 1, "confirm")
+		question := tool.Run
+		tool.Run = func(ctx context.Context, c atlas.Call) (atlas.Result, error) {
+			if c.Reply == nil {
+				return question(ctx, c)
+			}
+			<-ctx.Done()
+			close(stopped)
+			return atlas.Result{}, ctx.Err()
+		}
+		b := newBench(t, tool)
+		store := &raceStore{Store: b.store}
+		b.store = store
+		m := b.serve(tasks.Config{})
+		id := begin(t, m, callAs(ann, "delete")).ID
+		until(t, m, ann, id, tasks.InputRequired)
+		store.before = func() { answer(t, m, ann, id, map[string]string{"confirm.1": `{}`}) }
+		answer(t, m, ann, id, map[string]string{"confirm.1": `{}`})
+		synctest.Wait()
+		if err := m.Cancel(t.Context(), callAs(ann, ""), id); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		select {
+		case <-stopped:
+		default:
+			t.Error("the cancelled call goes on")
+		}
+		if n := b.runs("delete"); n != 2 {
+			t.Errorf("ran %d times, want the question and one round", n)
+		}
+	})
+}

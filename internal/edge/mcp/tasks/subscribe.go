@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -142,8 +143,8 @@ func (m *Manager) notify(at place) {
 func (m *Manager) watch(ctx context.Context) {
 	m.mu.Lock()
 	runs := make([]*run, 0, len(m.runs))
-	for _, r := range m.runs {
-		runs = append(runs, r)
+	for _, some := range m.runs {
+		runs = slices.AppendSeq(runs, maps.Keys(some))
 	}
 	var listened []place
 	for at := range m.subs {
