@@ -256,18 +256,19 @@ func TestAnswersRaceToGoOnOnce(t *testing.T) {
 	}
 }
 
-// raceStore lets another update win the moment before the one that it is told of is written.
+// raceStore lets something happen between one read of a task and what is done about it.
 type raceStore struct {
 	tasks.Store
-	before func() // the next write of a task that goes on; nil for none
+	after func() // the next read; nil for nothing
 }
 
-func (s *raceStore) CompareAndSet(ctx context.Context, space, key string, version int64, value []byte, expires time.Time) (int64, error) {
-	if f := s.before; f != nil && version > 0 && strings.HasPrefix(space, "tasks/") && strings.Contains(string(value), `"Status":"working"`) {
-		s.before = nil
+func (s *raceStore) Get(ctx context.Context, space, key string) ([]byte, int64, error) {
+	value, version, err := s.Store.Get(ctx, space, key)
+	if f := s.after; f != nil && strings.HasPrefix(space, "tasks/") {
+		s.after = nil
 		f()
 	}
-	return s.Store.CompareAndSet(ctx, space, key, version, value, expires)
+	return value, version, err
 }
 
 // Of two updates at once one goes on with the call. The other must not take the run's place, or
@@ -291,7 +292,7 @@ func TestCancelStopsTheRunAfterUpdatesRaced(t *testing.T) {
 		m := b.serve(tasks.Config{})
 		id := begin(t, m, callAs(ann, "delete")).ID
 		until(t, m, ann, id, tasks.InputRequired)
-		store.before = func() { answer(t, m, ann, id, map[string]string{"confirm.1": `{}`}) }
+		store.after = func() { answer(t, m, ann, id, map[string]string{"confirm.1": `{}`}) }
 		answer(t, m, ann, id, map[string]string{"confirm.1": `{}`})
 		synctest.Wait()
 		if err := m.Cancel(t.Context(), callAs(ann, ""), id); err != nil {
