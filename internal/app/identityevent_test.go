@@ -2,11 +2,14 @@ package app_test
 
 import (
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/tools/txtar"
@@ -56,5 +59,39 @@ func TestIdentityEventsAreAudited(t *testing.T) {
 	}
 	if n := count["admin oauth.refuse anonymous invalid_client denied not_authorized"]; n != 20 {
 		t.Errorf("50 refusals: %d records of %v", n, count)
+	}
+}
+
+// A stranger who says where the description of his client lies reaches no address that the operator has
+// opened for the hosts of an allowlist.
+func TestStrangersReachNoOpenedAddress(t *testing.T) {
+	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reached atomic.Int32
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			reached.Add(1)
+			_ = conn.Close()
+		}
+	})
+	defer wg.Wait()
+	defer ln.Close() //nolint:errcheck // nothing is lost
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := openScript(t, txtar.Parse([]byte("-- config.yaml --\negress: {ports: ["+port+"], allow_addresses: [127.0.0.0/8]}\n")))
+	q := url.Values{"client_id": {"https://127.0.0.1:" + port + "/client.json"}, "redirect_uri": {"https://app.example/cb"}, "response_type": {"code"}}
+	w := httptest.NewRecorder()
+	s.app.HTTPHandler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, s.app.BaseURL()+"/oauth/authorize?"+q.Encode(), nil))
+	if w.Code != http.StatusBadRequest || reached.Load() != 0 {
+		t.Errorf("%d, reached %d times: %s", w.Code, reached.Load(), w.Body)
 	}
 }

@@ -72,7 +72,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) *oauthError 
 	}
 	if err.status == 0 {
 		s.limits.failures.take(throttled)
-		s.record(r.Context(), Event{Action: EventRefuse, Denied: true, Client: c.ID, Detail: err.code})
+		s.record(r.Context(), Event{Action: EventRefuse, Denied: true, Tenant: c.tenant, Client: c.ID, Detail: err.code})
 	}
 	return err
 }
