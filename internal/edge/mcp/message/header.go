@@ -221,7 +221,7 @@ func checkParamHeader(h http.Header, p ParamHeader, args []byte) (fault string) 
 	case string(raw) == "true" || string(raw) == "false":
 		ok = string(raw) == field
 	default:
-		ok = sameInteger(string(raw), field)
+		ok = sameInteger(raw, field)
 	}
 	if !ok {
 		return "does not match the body"
@@ -229,10 +229,16 @@ func checkParamHeader(h http.Header, p ParamHeader, args []byte) (fault string) 
 	return ""
 }
 
-// sameInteger reports whether two texts are one integer that a 64-bit float holds exactly.
-func sameInteger(a, b string) bool {
-	x, errx := strconv.ParseFloat(a, 64)
-	y, erry := strconv.ParseFloat(b, 64)
+// sameInteger reports whether a JSON value and the text of a field are one integer that a 64-bit float
+// holds exactly. The field's must be a number as JSON has it: a hexadecimal one, which Go would take as
+// well, is text to a proxy.
+func sameInteger(value []byte, field string) bool {
+	s := scanner{b: []byte(field)}
+	if c := s.next(); c != '-' && (c < '0' || c > '9') || s.number() != nil || s.i != len(field) {
+		return false
+	}
+	x, errx := strconv.ParseFloat(string(value), 64)
+	y, erry := strconv.ParseFloat(field, 64)
 	return errx == nil && erry == nil && x == y && x == math.Trunc(x) && math.Abs(x) < 1<<53
 }
 
