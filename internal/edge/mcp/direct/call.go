@@ -179,6 +179,10 @@ func (x *exchange) ask(ctx context.Context, requests map[string]atlas.ClientRequ
 	s := x.server
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.AskTimeout, errNotAnswered)
 	defer cancel()
+	if exp := x.caller.Principal.Expiry; !exp.IsZero() { // the call must not go on with rights that have ended
+		ctx, cancel = context.WithDeadlineCause(ctx, exp, errExpired)
+		defer cancel()
+	}
 	ctx, drained := context.WithCancelCause(ctx)
 	defer drained(nil)
 	defer context.AfterFunc(s.deps.Draining, func() { drained(errDraining) })()
@@ -213,6 +217,8 @@ func (x *exchange) ask(ctx context.Context, requests map[string]atlas.ClientRequ
 				return nil, atlas.Errorf(atlas.CodeShuttingDown, cause, "")
 			case errors.Is(cause, errNotAnswered):
 				return nil, atlas.Errorf(atlas.CodeCanceled, cause, "the client did not answer what the tool asked")
+			case errors.Is(cause, errExpired):
+				return nil, atlas.Errorf(atlas.CodeTokenExpired, cause, "")
 			}
 			return nil, ctx.Err()
 		}
@@ -223,4 +229,5 @@ func (x *exchange) ask(ctx context.Context, requests map[string]atlas.ClientRequ
 var (
 	errNotAnswered = errors.New("the client took too long to answer")
 	errDraining    = errors.New("the server is stopping")
+	errExpired     = errors.New("the token expired while the client was asked")
 )

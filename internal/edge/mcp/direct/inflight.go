@@ -9,12 +9,14 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
 )
 
-// User names one caller acting for one tenant: acting tenant, home tenant, issuer and subject. Two
-// issuers may give one subject to two people, and an impersonator may have a namesake in the tenant.
-// No two callers share a name, because a tenant has no '|' and the length of the issuer is told.
+// User names one caller acting for one tenant: acting tenant, home tenant, issuer, subject, and who acts
+// for him. Two issuers may give one subject to two people, an impersonator may have a namesake in the
+// tenant, and what one agent does on somebody's behalf is not another agent's to cancel or to answer. No
+// two callers share a name, because a tenant has no '|' and the lengths of issuer and subject are told.
 func User(c *edge.Caller) string {
 	p := c.Principal
-	return string(c.Tenant) + "|" + string(p.Tenant) + "|" + strconv.Itoa(len(p.Issuer)) + "|" + p.Issuer + "|" + p.Subject
+	return string(c.Tenant) + "|" + string(p.Tenant) + "|" + strconv.Itoa(len(p.Issuer)) + "|" + p.Issuer +
+		"|" + strconv.Itoa(len(p.Subject)) + "|" + p.Subject + "|" + p.Delegator
 }
 
 // inflight finds the running call that a cancellation of the older era means. That comes in a

@@ -31,6 +31,11 @@ func (s *Server) acceptable(w http.ResponseWriter, r *http.Request) (stream, ok 
 		edge.WriteFailureStatus(w, atlas.Errorf(atlas.CodeInvalidArguments, nil, "send application/json"), http.StatusUnsupportedMediaType)
 		return false, false
 	}
+	// Who decodes such a body reads another message than is read here.
+	if ce := r.Header["Content-Encoding"]; len(ce) > 0 && (len(ce) > 1 || !strings.EqualFold(ce[0], "identity")) {
+		edge.WriteFailureStatus(w, atlas.Errorf(atlas.CodeInvalidArguments, nil, "send the body as it is, without Content-Encoding"), http.StatusUnsupportedMediaType)
+		return false, false
+	}
 	plain, stream := accepts(r.Header["Accept"])
 	if !plain {
 		edge.WriteFailureStatus(w, atlas.Errorf(atlas.CodeInvalidArguments, nil, "accept application/json and text/event-stream"), http.StatusNotAcceptable)

@@ -431,3 +431,46 @@ func TestWaitingCallsAreBoundedAndEndWithTheServer(t *testing.T) {
 		}
 	}
 }
+
+// A call that waits for its client must not go on with the rights of a token that has expired meanwhile.
+func TestWaitingEndsWithTheToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ran := 0
+		h := newServer(t, setup{cfg: direct.Config{AskTimeout: time.Hour}, change: sealing(t), handler: func(ctx context.Context, c atlas.Call) (atlas.Result, error) {
+			ran++
+			return asking(ctx, c)
+		}})
+		who := ann()
+		who.Principal.Expiry = time.Now().Add(time.Minute)
+		session := begin(t, h, who, canElicit)
+		asked := time.Now()
+		id := ""
+		w := &answering{ResponseRecorder: httptest.NewRecorder(), reply: func(s string) { id = s }}
+		r := newRequest(t, legacy, whoCanDo)
+		r = r.WithContext(edge.WithCaller(r.Context(), who))
+		r.Header.Set("Mcp-Session-Id", session)
+		h.ServeHTTP(w, r)
+		if waited := time.Since(asked); waited != time.Minute || !strings.Contains(w.Body.String(), `"code":"token_expired"`) {
+			t.Errorf("after %v: %s", waited, w.Body)
+		}
+		if got := do(t, h, ann(), http.MethodPost, answerTo(id, accept), "Mcp-Session-Id", session); id == "" || got.Code != http.StatusNotFound || ran != 1 {
+			t.Errorf("an answer after that: %d, ran %d times", got.Code, ran)
+		}
+	})
+}
+
+// What one agent begins on somebody's behalf is not another agent's.
+func TestAgentsOfOneUserShareNothing(t *testing.T) {
+	agent := func(name string) *edge.Caller {
+		c := ann()
+		c.Principal.Delegator = name
+		return c
+	}
+	h := newServer(t, setup{handler: client, change: sealing(t)})
+	session := begin(t, h, agent("one"), canElicit)
+	for who, want := range map[string]int{"one": http.StatusOK, "two": http.StatusNotFound, "": http.StatusNotFound} {
+		if w := do(t, h, agent(who), http.MethodPost, whoCanDo, "Mcp-Session-Id", session); w.Code != want {
+			t.Errorf("agent %q: %d, want %d", who, w.Code, want)
+		}
+	}
+}
