@@ -56,10 +56,13 @@ type commands struct {
 	Serve      serveCmd      `cmd:"" help:"Serve MCP over HTTP, or over stdio with --stdio."`
 	Copilot    copilotCmd    `cmd:"" help:"Answer a support question with checked citations."`
 	Tools      toolsCmd      `cmd:"" help:"List, call and weigh tools."`
+	Prompts    promptsCmd    `cmd:"" help:"List prompts and fill them in."`
+	Resources  resourcesCmd  `cmd:"" help:"List resources and read them."`
 	Policy     policyCmd     `cmd:"" help:"Check the policy and explain its decisions."`
 	Approvals  approvalsCmd  `cmd:"" help:"See and decide what waits for a person."`
 	Audit      auditCmd      `cmd:"" help:"Verify and search the audit log."`
 	Token      tokenCmd      `cmd:"" help:"Sign a token with the development issuer, or say why one is refused."`
+	Issuer     issuerCmd     `cmd:"" help:"Look after the embedded authorization server: its keys, passwords of its users."`
 	Doctor     doctorCmd     `cmd:"" help:"Look at everything that Atlas depends on, and say what mends what is wrong."`
 	Configure  configCmd     `cmd:"" name:"config" help:"Check the configuration and list the settings."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for bash, zsh or fish."`

@@ -19,7 +19,6 @@ import (
 type tokenCmd struct {
 	Sign    tokenSignCmd    `cmd:"" default:"withargs" help:"Sign a token with the embedded issuer (the default)."`
 	Inspect tokenInspectCmd `cmd:"" help:"Say what a token holds, and why this server accepts it or not."`
-	Rotate  tokenRotateCmd  `cmd:"" help:"Make the embedded issuer sign with a new key; tokens of the old one stay good."`
 }
 
 type tokenSignCmd struct {
@@ -158,24 +157,4 @@ func claimText(name string, v any) string {
 		text = fmt.Sprintf("%.0f (%s)", n, time.Unix(int64(n), 0).UTC().Format(time.RFC3339))
 	}
 	return text
-}
-
-type tokenRotateCmd struct{}
-
-// Run rotates the key.
-func (tokenRotateCmd) Run(ctx context.Context, p *Program, g *globals) error {
-	a, err := p.open(ctx, g)
-	if err != nil {
-		return err
-	}
-	defer a.Close() //nolint:errcheck // reported by the app's log
-	at, err := a.RotateIssuerKey()
-	if err != nil {
-		return usage("%w", err)
-	}
-	if g.JSON {
-		return p.printJSON(map[string]any{"signs_from": at})
-	}
-	p.printf("The new key is published now and signs from %s on.\n", at)
-	return nil
 }

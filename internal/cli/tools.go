@@ -130,6 +130,10 @@ func (c toolsCallCmd) Run(ctx context.Context, p *Program, g *globals) error {
 	if err != nil {
 		return fmt.Errorf("%w", atlas.ErrorOf(err))
 	}
+	if len(res.Structured) == 0 {
+		p.printContent(res.Content)
+		return nil
+	}
 	var pretty bytes.Buffer
 	if err := json.Indent(&pretty, res.Structured, "", "  "); err != nil {
 		return err
