@@ -86,6 +86,13 @@ func TestTokenExchange(t *testing.T) {
 			t.Errorf("%s: %d %s %s", name, r.Status, r.Error, r.Description)
 		}
 	}
+	root := i.redeem(i.code("root@acme", "scope", "tool:*:admin tool:crm:read")).must(t).AccessToken
+	if r := i.exchange(root).must(t); r.Scope != "tool:crm:read" {
+		t.Errorf("a privileged scope by default: %q", r.Scope)
+	}
+	if r := i.exchange(root, "scope", "tool:*:admin").must(t); r.Scope != "tool:*:admin" {
+		t.Errorf("scope %q", r.Scope)
+	}
 	// A token of an issuer that the program trusts. What narrows it, narrows what comes of it.
 	r = i.exchange(theirs).must(t)
 	for _, token := range []string{r.AccessToken, i.exchange(r.AccessToken).must(t).AccessToken} {

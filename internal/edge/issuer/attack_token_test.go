@@ -217,7 +217,9 @@ func asBasic(secret string) string {
 
 func TestClientCredentials(t *testing.T) {
 	key := newSigner(t, "k1")
-	i := newInstall(t, confidential(key))
+	i := newInstall(t, confidential(key), func(c *issuer.ServerConfig, _ *issuer.ServerDeps) {
+		c.Clients = append(c.Clients, issuer.Client{ID: "boss", SecretSHA256: sha("x"), GrantTypes: []string{"client_credentials"}, Tenant: "acme", Roles: []string{"admin"}})
+	})
 	f := url.Values{"grant_type": {"client_credentials"}}
 	post := func(id, secret string) reply {
 		return i.post("/oauth/token", with(f, "client_id", id, "client_secret", secret))
@@ -228,6 +230,13 @@ func TestClientCredentials(t *testing.T) {
 		t.Errorf("claims %v, %+v", c, res)
 	}
 	i.post("/oauth/token", f, "Authorization", asBasic(secretText)).must(t)
+	// What a role brings to an administrator is given to who asks for it by name.
+	if res := post("boss", "x").must(t); res.Scope != "tool:crm:read" {
+		t.Errorf("scope %q", res.Scope)
+	}
+	if res := i.post("/oauth/token", with(f, "client_id", "boss", "client_secret", "x", "scope", "tool:*:admin")).must(t); res.Scope != "tool:*:admin" {
+		t.Errorf("scope %q", res.Scope)
+	}
 
 	for name, r := range map[string]reply{
 		"wrong secret":       post("robot", "wrong"),

@@ -18,7 +18,8 @@ const (
 	maxState = 4 << 10
 )
 
-// privileged scopes are given to those who ask for them by name only, never by default.
+// privileged scopes are given to those who ask for them by name, or are registered with them by name; never
+// by default.
 var privileged = []string{atlas.ScopeAdmin, atlas.ScopeImpersonate, atlas.ScopeApprove}
 
 // An authRequest is an authorization request (RFC 6749 section 4.1.1) that may be answered at its

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"strings"
 )
 
 // clientCredentials gives a token to a client for itself (RFC 6749 section 4.4, SEP-1046): in its
@@ -19,6 +20,9 @@ func (s *Server) clientCredentials(_ context.Context, req tokenRequest) (tokenRe
 	has := c.Scopes
 	if len(has) == 0 {
 		has = s.deps.Scopes(c.roles)
+		if strings.TrimSpace(req.form.Get("scope")) == "" {
+			has = unprivileged(has)
+		}
 	}
 	scopes, err := narrowed(req.form.Get("scope"), has)
 	if err != nil {

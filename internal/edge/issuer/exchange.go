@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -53,7 +54,11 @@ func (s *Server) exchangeToken(ctx context.Context, req tokenRequest) (tokenResp
 	if err != nil {
 		return none, refuseSubject(err)
 	}
-	scopes, oerr := narrowed(f.Get("scope"), c.allowed(sub.Scopes))
+	has := c.allowed(sub.Scopes)
+	if strings.TrimSpace(f.Get("scope")) == "" {
+		has = unprivileged(has)
+	}
+	scopes, oerr := narrowed(f.Get("scope"), has)
 	if oerr != nil {
 		return none, oerr
 	}
