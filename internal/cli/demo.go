@@ -91,6 +91,7 @@ func banner(url, config string, personas []app.PersonaToken) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Atlas serves the demo company (configuration: %s). Stop it with Ctrl-C.\n\n", config)
 	fmt.Fprintf(&b, "  MCP        %s/mcp\n  discovery  %s/.well-known/mcp-server\n  metrics    %s/metrics\n  health     %s/healthz, %s/readyz\n\n", url, url, url, url, url)
+	b.WriteString("Clients that can open a browser need the MCP URL only: you sign in as one of the personas and consent.\n\n")
 	fmt.Fprintf(&b, "In another terminal:\n\n  export ATLAS_MCP_URL=%s ATLAS_MCP_TOKEN=dev-token ATLAS_TENANT=acme\n", url)
 	b.WriteString("  bin/atlas copilot \"Why was the refund on order o_9002 for CUST-1001 delayed?\"\n\n")
 	b.WriteString("dev-token is copilot@acme, from this machine only. Tokens of the personas, for twelve hours:\n")
