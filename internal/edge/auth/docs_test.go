@@ -9,6 +9,7 @@ import (
 
 	"github.com/atlas-mcp/atlas/internal/config"
 	"github.com/atlas-mcp/atlas/internal/edge/auth"
+	"github.com/atlas-mcp/atlas/internal/edge/issuer"
 )
 
 // Every piece of YAML in docs/identity.md is a configuration that is taken.
@@ -27,11 +28,18 @@ func TestRecipesAreValid(t *testing.T) {
 			text = "auth:\n  issuers:\n    - issuer: https://idp.example\n      audience: [https://atlas.example/mcp]\n" + text
 		}
 		var c struct {
-			Auth auth.Config `yaml:"auth"`
+			Auth   auth.Config `yaml:"auth"`
+			Issuer struct {
+				Enabled             *bool `yaml:"enabled"`
+				issuer.ServerConfig `yaml:",inline"`
+			} `yaml:"issuer"`
 		}
-		if err := config.Decode("identity.md", []byte(text), config.Resolver{Env: func(string) (string, bool) { return "secret", true }}, &c); err != nil {
+		if err := config.Decode("identity.md", []byte(text), config.Resolver{Env: filledIn}, &c); err != nil {
 			t.Errorf("block %d: %v\n%s", i, err, text)
 			continue
+		}
+		if err := c.Issuer.Validate(); err != nil {
+			t.Errorf("block %d: %v\n%s", i, err, text)
 		}
 		issuers += len(c.Auth.Issuers)
 		if _, err := auth.New(c.Auth, auth.Deps{PublicURL: "https://atlas.example"}); err != nil {
@@ -41,6 +49,17 @@ func TestRecipesAreValid(t *testing.T) {
 	if issuers < 8 {
 		t.Errorf("only %d issuers were found", issuers)
 	}
+}
+
+// filledIn gives each secret of the recipes a value of its form.
+func filledIn(name string) (string, bool) {
+	switch {
+	case strings.HasSuffix(name, "_HASH"):
+		return "$pbkdf2-sha256$i=1000$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", true
+	case strings.HasSuffix(name, "_SHA256"):
+		return strings.Repeat("ab", 32), true
+	}
+	return "secret", true
 }
 
 // The tokens that the providers document are accepted with their recipes' settings.
