@@ -52,6 +52,7 @@ func (k Kind) String() string {
 		return "prompt"
 	case KindResource:
 		return "resource"
+	case KindTool:
 	}
 	return "tool"
 }

@@ -62,7 +62,7 @@ func (l *lab) installKeycloak(ctx context.Context, cache string) (string, error)
 		{"sh", filepath.Join(server, "bin", "kc.sh"), "build", "--db=dev-mem"},
 	} {
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // fixed
-		cmd.Dir, cmd.Env = home, l.env // the plugin leaves marks where it runs
+		cmd.Dir, cmd.Env = home, l.env                        // the plugin leaves marks where it runs
 		cmd.WaitDelay = 3 * time.Second
 		if said, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("install Keycloak: %s: %w\n%s", args[0], err, said)

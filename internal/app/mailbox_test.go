@@ -3,6 +3,7 @@ package app_test
 import (
 	"bufio"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -40,7 +41,8 @@ func TestAnswersFindTheProcessThatAsked(t *testing.T) {
 		return s
 	}
 	ann, bob := token("ann"), token("bob")
-	post := func(url, token, session, body string) *http.Response {
+	// post returns the status, the session and what reads the answer's events.
+	post := func(url, token, session, body string) (status int, begun string, next func() []byte) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/mcp", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
@@ -58,16 +60,17 @@ func TestAnswersFindTheProcessThatAsked(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = res.Body.Close() })
-		return res
+		return res.StatusCode, res.Header.Get("Mcp-Session-Id"), events(t, res.Body)
 	}
 	begin := func(token string) string {
-		return post(one.URL, token, "", `{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25",
-			"capabilities":{"elicitation":{}},"clientInfo":{"name":"test","version":"1"}}}`).Header.Get("Mcp-Session-Id")
+		_, session, _ := post(one.URL, token, "", `{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25",
+			"capabilities":{"elicitation":{}},"clientInfo":{"name":"test","version":"1"}}}`)
+		return session
 	}
 	annsSession, bobsSession := begin(ann), begin(bob)
 
 	// The tool asks for the order that it was not told.
-	stream := events(t, post(two.URL, ann, annsSession, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"crm_order_items","arguments":{}}}`))
+	_, _, stream := post(two.URL, ann, annsSession, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"crm_order_items","arguments":{}}}`)
 	var question struct {
 		ID     json.RawMessage
 		Method string
@@ -76,11 +79,11 @@ func TestAnswersFindTheProcessThatAsked(t *testing.T) {
 		t.Fatalf("%+v, %v", question, err)
 	}
 	answer := `{"jsonrpc":"2.0","id":` + string(question.ID) + `,"result":{"action":"accept","content":{"order_id":"o_9002"}}}`
-	if res := post(one.URL, bob, bobsSession, answer); res.StatusCode != http.StatusNotFound {
-		t.Errorf("another caller's answer: %d", res.StatusCode)
+	if status, _, _ := post(one.URL, bob, bobsSession, answer); status != http.StatusNotFound {
+		t.Errorf("another caller's answer: %d", status)
 	}
-	if res := post(one.URL, ann, annsSession, answer); res.StatusCode != http.StatusAccepted {
-		t.Fatalf("the answer: %d", res.StatusCode)
+	if status, _, _ := post(one.URL, ann, annsSession, answer); status != http.StatusAccepted {
+		t.Fatalf("the answer: %d", status)
 	}
 	if got := string(stream()); !strings.Contains(got, `"id":1`) || !strings.Contains(got, "sku") {
 		t.Errorf("got %s", got)
@@ -88,9 +91,9 @@ func TestAnswersFindTheProcessThatAsked(t *testing.T) {
 }
 
 // events returns what reads the messages of a stream one by one (text/event-stream, one line of data each).
-func events(t *testing.T, res *http.Response) func() []byte {
+func events(t *testing.T, body io.Reader) func() []byte {
 	t.Helper()
-	lines := bufio.NewScanner(res.Body)
+	lines := bufio.NewScanner(body)
 	return func() []byte {
 		t.Helper()
 		for lines.Scan() {

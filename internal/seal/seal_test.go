@@ -3,6 +3,7 @@ package seal_test
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -33,7 +34,7 @@ func TestWhatIsSealedOpensForItsBindingOnly(t *testing.T) {
 		if err != nil || !bytes.Equal(got, plain) {
 			t.Fatalf("%x, %v", got, err)
 		}
-		if _, err := r.Open(text, append(bound, 0)); err != seal.ErrSealed {
+		if _, err := r.Open(text, append(bound, 0)); !errors.Is(err, seal.ErrSealed) {
 			t.Fatalf("opened beside another binding: %v", err)
 		}
 		raw, err := base64.RawURLEncoding.DecodeString(text)
@@ -41,7 +42,7 @@ func TestWhatIsSealedOpensForItsBindingOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 		raw[rapid.IntRange(0, len(raw)-1).Draw(t, "at")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
-		if _, err := r.Open(base64.RawURLEncoding.EncodeToString(raw), bound); err != seal.ErrSealed {
+		if _, err := r.Open(base64.RawURLEncoding.EncodeToString(raw), bound); !errors.Is(err, seal.ErrSealed) {
 			t.Fatalf("opened with a flipped bit: %v", err)
 		}
 	})
@@ -64,7 +65,7 @@ func TestKeysAndPurposes(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if old.Seal(nil, nil) == old.Seal(nil, nil) {
+	if one, two := old.Seal(nil, nil), old.Seal(nil, nil); one == two {
 		t.Error("equal texts sealed alike")
 	}
 	for name, keys := range map[string][]seal.Key{

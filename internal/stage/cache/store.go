@@ -163,7 +163,7 @@ func (s *Store) shardLocked(tenant atlas.TenantID) (*shard, error) {
 }
 
 func weight(e *entry) uint32 {
-	return uint32(min(e.res.Size()+entryOverhead, math.MaxUint32))
+	return uint32(min(e.res.Size()+entryOverhead, math.MaxUint32)) //nolint:gosec // bounded
 }
 
 // clock is the time of the process without ticks: expired answers are cleared away when others

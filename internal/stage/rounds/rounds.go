@@ -186,7 +186,7 @@ func (r *Rounds) seal(call atlas.Call, res atlas.Result, round byte) (atlas.Resu
 		return fault("asks about arguments that are not JSON: %w", err)
 	}
 	plain := make([]byte, headSize, headSize+len(res.Ask.State))
-	binary.BigEndian.PutUint64(plain, uint64(time.Now().Add(r.cfg.TTL).UnixMilli())) //nolint:gosec // after 1970
+	binary.BigEndian.PutUint64(plain, uint64(time.Now().Add(r.cfg.TTL).UnixMilli()))
 	plain[8] = round + 1
 	_, _ = rand.Read(plain[9:]) // never fails
 	plain = append(plain, res.Ask.State...)

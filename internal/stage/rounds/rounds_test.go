@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -21,17 +20,14 @@ import (
 
 var key = seal.Key{ID: "1", Secret: bytes.Repeat([]byte{1}, 32)}
 
-func newRounds(t testing.TB, cfg rounds.Config, keys ...seal.Key) *rounds.Rounds {
+func newRounds(t testing.TB, cfg rounds.Config) *rounds.Rounds {
 	t.Helper()
-	if len(keys) == 0 {
-		keys = []seal.Key{key}
-	}
 	store, err := memory.New(state.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	r, err := rounds.New(cfg, keys, store)
+	r, err := rounds.New(cfg, []seal.Key{key}, store)
 	if err != nil {
 		t.Fatal(err)
 	}
