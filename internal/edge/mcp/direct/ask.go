@@ -94,6 +94,20 @@ func (a *asks) deliver(user, id, session string, got answer) bool {
 	}
 }
 
+// end fails what a session that is over was asked: nobody can answer it any more.
+func (a *asks) end(user, session string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, w := range a.waiting[user] {
+		if w.session == session {
+			select {
+			case w.answer <- answer{failed: true}:
+			default: // answered just before
+			}
+		}
+	}
+}
+
 // takeAnswer takes a response of a client of the older era. What nobody waits for, and what somebody
 // else waits for, are one and the same to it.
 func (x *exchange) takeAnswer() {

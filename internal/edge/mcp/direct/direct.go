@@ -12,6 +12,7 @@ package direct
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -91,6 +92,7 @@ type Server struct {
 	cfg      Config
 	deps     Deps
 	dialects [2]message.Dialect // older, newer
+	replica  string // names this process in the ids of requests to clients
 	pages    pages
 	calls    inflight
 	asks     asks
@@ -118,7 +120,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	cfg.AskTimeout = cmp.Or(cfg.AskTimeout, 5*time.Minute)
 	cfg.MaxAsks = cmp.Or(cfg.MaxAsks, 8)
 	cfg.SessionTTL = cmp.Or(cfg.SessionTTL, 24*time.Hour)
-	s := &Server{cfg: cfg, deps: deps}
+	s := &Server{cfg: cfg, deps: deps, replica: rand.Text()}
 	s.dialects[1] = message.Dialect{Modern: true, Server: deps.Implementation}
 	s.calls.running = make(map[callKey]map[*inflightCall]struct{})
 	s.asks.waiting = make(map[string]map[string]*waiter)

@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -25,6 +26,7 @@ func (x *exchange) newAskID(user string) string {
 		return "atlas-" + rand.Text()
 	}
 	plain := binary.AppendVarint(nil, time.Now().Add(x.server.cfg.AskTimeout).Unix())
+	plain = append(plain, x.server.replica...)
 	return d.Sealer.Seal(append(plain, rand.Text()...), askBound(user, x.session.id))
 }
 
@@ -38,7 +40,8 @@ func mailKey(user, session, id string) string {
 }
 
 // forward leaves an answer that nobody waits for here to the replica that does. It reports false if the
-// id is none that this caller was sent in this session and can still answer, or was answered before.
+// id is none that this caller was sent in this session and can still answer, or was answered before. One
+// that was sent from here is: nobody would ever take the answer out of the mailbox.
 func (x *exchange) forward(ctx context.Context, user, id string, got answer) (bool, error) {
 	d := &x.server.deps
 	if d.Mailbox == nil || d.Sealer == nil || len(got.result) >= maxMailed {
@@ -50,7 +53,7 @@ func (x *exchange) forward(ctx context.Context, user, id string, got answer) (bo
 	}
 	seconds, n := binary.Varint(plain)
 	until := time.Unix(seconds, 0)
-	if n <= 0 || !time.Now().Before(until) {
+	if n <= 0 || !time.Now().Before(until) || bytes.HasPrefix(plain[n:], []byte(x.server.replica)) {
 		return false, nil
 	}
 	ok, err := d.Mailbox.Put(ctx, mailKey(user, x.session.id, id), got.encode(), until)

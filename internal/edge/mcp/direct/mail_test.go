@@ -95,3 +95,23 @@ func TestAnswerReachesTheReplicaThatAsked(t *testing.T) {
 		t.Errorf("the mailbox still holds %v", box.held)
 	}
 }
+
+// An answer that is sent again, to the replica that asked and has its answer, is left nowhere: nobody
+// would take it out.
+func TestRepeatedAnswersAreNotKept(t *testing.T) {
+	box := &mailbox{held: map[string][]byte{}}
+	srv := serve(t, newServer(t, setup{handler: asking, change: func(d *direct.Deps) { d.Sealer, d.Mailbox = ring(t, "test"), box }}))
+	in, session, id := ask(t, srv, "acme/ann")
+	if got := post(t.Context(), t, srv, "acme/ann", legacy, answerTo(id, accept), "Mcp-Session-Id", session); got.status != http.StatusAccepted {
+		t.Fatalf("the answer: %d", got.status)
+	}
+	next(t, in)
+	if got := post(t.Context(), t, srv, "acme/ann", legacy, answerTo(id, accept), "Mcp-Session-Id", session); got.status != http.StatusNotFound {
+		t.Errorf("the answer again: %d", got.status)
+	}
+	box.mu.Lock()
+	defer box.mu.Unlock()
+	if len(box.held) != 0 {
+		t.Errorf("the mailbox holds %v", box.held)
+	}
+}

@@ -148,6 +148,7 @@ func (s *Server) endSession(w http.ResponseWriter, r *http.Request, caller *edge
 		s.refuseSession(w, nil, err)
 		return
 	}
+	s.asks.end(User(caller), got.id)
 	if s.deps.Ended != nil {
 		s.deps.Ended(caller, got.public())
 	}

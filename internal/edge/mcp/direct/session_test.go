@@ -474,3 +474,32 @@ func TestAgentsOfOneUserShareNothing(t *testing.T) {
 		}
 	}
 }
+
+// What a session was asked ends with it, and nothing else does.
+func TestEndedSessionIsAskedNoMore(t *testing.T) {
+	srv := serve(t, newServer(t, setup{handler: asking, change: sealing(t)}))
+	in, session, _ := ask(t, srv, "acme/ann")
+	other, otherSession, otherID := ask(t, srv, "acme/ann")
+	bob, bobSession, bobID := ask(t, srv, "acme/bob")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, srv.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Mcp-Session-Id", session)
+	req.Header.Set("X-Caller", "acme/ann")
+	resp, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if e := next(t, in); resp.StatusCode != http.StatusNoContent || e["result"].(map[string]any)["structuredContent"].(map[string]any)["code"] != "canceled" {
+		t.Errorf("%d, then %v", resp.StatusCode, e)
+	}
+	post(t.Context(), t, srv, "acme/ann", legacy, answerTo(otherID, accept), "Mcp-Session-Id", otherSession)
+	post(t.Context(), t, srv, "acme/bob", legacy, answerTo(bobID, accept), "Mcp-Session-Id", bobSession)
+	for _, left := range []reply{other, bob} {
+		if e := next(t, left); e["result"].(map[string]any)["structuredContent"].(map[string]any)["state"] != "round 1" {
+			t.Errorf("another session: %v", e)
+		}
+	}
+}
