@@ -273,6 +273,14 @@ func TestMetaReachesThePipeline(t *testing.T) {
 		if c := calls[len(calls)-1]; c.TraceParent != "" || c.TraceState != "" {
 			t.Errorf("trace %q %q", c.TraceParent, c.TraceState)
 		}
+		// It travels on in header fields: what is none, or is too long, is left out.
+		for _, state := range []string{`a=b\r\nx-tenant-id: globex`, `a=\u00e4`, strings.Repeat("a", 513)} {
+			h.post(t, era, tok, message(era, "tools/call", `"name":"echo"`, `"traceparent":"`+traceparent+`","tracestate":"`+state+`"`), nil)
+			calls = h.seen()
+			if c := calls[len(calls)-1]; c.TraceParent != traceparent || c.TraceState != "" {
+				t.Errorf("trace %q %q", c.TraceParent, c.TraceState)
+			}
+		}
 	}
 }
 

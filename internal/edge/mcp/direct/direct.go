@@ -92,7 +92,7 @@ type Server struct {
 	cfg      Config
 	deps     Deps
 	dialects [2]message.Dialect // older, newer
-	replica  string // names this process in the ids of requests to clients
+	replica  string             // names this process in the ids of requests to clients
 	pages    pages
 	calls    inflight
 	asks     asks

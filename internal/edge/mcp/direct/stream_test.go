@@ -194,6 +194,66 @@ func TestToolDoesNotWaitForTheClient(t *testing.T) {
 	}
 }
 
+// What waits for a client that does not read is bounded, in number and in bytes.
+func TestUnreadEventsAreBounded(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		size        int
+		most, bytes int
+	}{
+		{"small events", 1, 260, 1 << 20},
+		{"large events", 100_000, 260, 1 << 20},
+	} {
+		told := make(chan struct{})
+		h := newServer(t, setup{handler: func(_ context.Context, c atlas.Call) (atlas.Result, error) {
+			for i := range 2000 {
+				c.Peer.Progress(float64(i+1), 0, strings.Repeat("x", tt.size))
+			}
+			close(told)
+			return atlas.Result{}, nil
+		}})
+		w := &blocked{ResponseRecorder: httptest.NewRecorder(), release: told}
+		h.ServeHTTP(w, newRequest(t, modern, request(modern, "tools/call", `"name":"x"`, `"progressToken":1`)))
+		if got, _ := events(t, w.Body.String()); len(got) < 2 || len(got) > tt.most || w.Body.Len() > tt.bytes {
+			t.Errorf("%s: %d events, %d bytes", tt.name, len(got), w.Body.Len())
+		}
+	}
+}
+
+// Each part of a stream has its own time to be taken.
+func TestStreamHasATimeForEachPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newServer(t, setup{cfg: direct.Config{WriteTimeout: 7 * time.Second, KeepAlive: 15 * time.Second}, handler: func(_ context.Context, c atlas.Call) (atlas.Result, error) {
+			c.Peer.Progress(1, 0, "")
+			<-time.After(20 * time.Second) // a sign of life, and then the answer
+			return atlas.Result{}, nil
+		}})
+		w := &timed{ResponseRecorder: httptest.NewRecorder()}
+		h.ServeHTTP(w, newRequest(t, modern, request(modern, "tools/call", `"name":"x"`, `"progressToken":1`)))
+		if diff := cmp.Diff([]time.Duration{7 * time.Second, 7 * time.Second, 7 * time.Second}, w.left); diff != "" {
+			t.Error("(-want +got):", diff)
+		}
+	})
+}
+
+// A timed client takes down how long it has for each part.
+type timed struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+	left     []time.Duration
+}
+
+func (w *timed) SetWriteDeadline(deadline time.Time) error {
+	w.deadline = deadline
+	return nil
+}
+
+func (w *timed) Write(p []byte) (int, error) {
+	w.left = append(w.left, time.Until(w.deadline))
+	w.deadline = time.Time{}
+	return w.ResponseRecorder.Write(p)
+}
+
 // A blocked client reads nothing before release.
 type blocked struct {
 	*httptest.ResponseRecorder

@@ -342,3 +342,43 @@ type counter struct{ n atomic.Int64 }
 
 func (c *counter) Progress(float64, float64, string) { c.n.Add(1) }
 func (c *counter) Log(atlas.LogLevel, string, any)   { c.n.Add(1) }
+
+// A task is gone when its time has come, also before anybody has swept it away.
+func TestExpiredTaskIsGoneAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, &atlas.Tool{Name: "job", Task: always, Run: func(context.Context, atlas.Call) (atlas.Result, error) { return say("done") }})
+		m := b.manager(tasks.Config{TTL: time.Minute}) // which nobody keeps in order
+		defer m.Close()
+		id := begin(t, m, callAs(ann, "job")).ID
+		task := until(t, m, ann, id, tasks.Completed)
+		time.Sleep(time.Until(task.CreatedAt.Add(time.Duration(task.TTLMs) * time.Millisecond))) // a bubble's clock
+		if _, err := m.Get(t.Context(), callAs(ann, ""), id); atlas.CodeOf(err) != atlas.CodeNotFound {
+			t.Errorf("after its time: %v", err)
+		}
+	})
+}
+
+// A call that is answered by a handle at once has nobody to tell of its progress: the request's stream
+// is not the task's.
+func TestTaskHasNoPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got atlas.Peer
+		b := newBench(t, &atlas.Tool{Name: "job", Task: always, Run: func(_ context.Context, c atlas.Call) (atlas.Result, error) {
+			got = c.Peer
+			return say("done")
+		}})
+		m := b.serve(tasks.Config{})
+		c := callAs(ann, "job")
+		c.Peer = noPeer{}
+		until(t, m, ann, begin(t, m, c).ID, tasks.Completed)
+		if got != nil {
+			t.Errorf("the task got its request's peer %v", got)
+		}
+	})
+}
+
+type noPeer struct{}
+
+func (noPeer) Progress(float64, float64, string) {}
+
+func (noPeer) Log(atlas.LogLevel, string, any) {}
