@@ -215,6 +215,12 @@ func TestAllowedOriginMayPreflight(t *testing.T) {
 	if status != 204 || hd.Get("Access-Control-Allow-Origin") != origin || !strings.Contains(hd.Get("Access-Control-Allow-Headers"), "Authorization") {
 		t.Errorf("%d %v", status, hd)
 	}
+	// Of two origins one may be allowed, and the other be where the request comes from.
+	for _, two := range [][]string{{origin, "https://evil.example"}, {"https://evil.example", origin}} {
+		if status, hd, _ := h.post(t, modern, h.token(t, issuer.Claims{}), message(modern, "tools/list", "", ""), func(r *http.Request) { r.Header["Origin"] = two }); status != 403 || hd.Get("Access-Control-Allow-Origin") != "" {
+			t.Errorf("%v: %d %v", two, status, hd)
+		}
+	}
 	status, hd, _ = h.post(t, modern, h.token(t, issuer.Claims{}), message(modern, "tools/list", "", ""), func(r *http.Request) { r.Header.Set("Origin", origin) })
 	if status != 200 || hd.Get("Access-Control-Allow-Origin") != origin || hd.Get("Access-Control-Allow-Credentials") != "" {
 		t.Errorf("%d %v", status, hd)

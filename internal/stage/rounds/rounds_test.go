@@ -266,6 +266,9 @@ func TestAToolsQuestionsCompleteTheArguments(t *testing.T) {
 	var got []string
 	h := newRounds(t, rounds.Config{}).Stage(func(_ context.Context, call atlas.Call) (atlas.Result, error) {
 		got = append(got, string(call.Args.Raw))
+		if call.Reply != nil { // it is in the arguments, which are validated; a reply is not
+			t.Errorf("the reply went on: %+v", call.Reply)
+		}
 		return atlas.Result{}, nil
 	})
 	call := newCall(func(c *atlas.Call) { c.Tool = tool })
@@ -276,7 +279,10 @@ func TestAToolsQuestionsCompleteTheArguments(t *testing.T) {
 	if res, err = h(t.Context(), reply(call, res)); err != nil || res.Ask != nil {
 		t.Fatalf("%+v, %v", res, err)
 	}
-	child := newCall(func(c *atlas.Call) { c.Tool, c.Parent = tool, &atlas.Parent{Tool: "outer"} })
+	child := newCall(func(c *atlas.Call) {
+		c.Tool, c.Parent = tool, &atlas.Parent{Tool: "outer"}
+		c.Reply = &atlas.Reply{State: []byte("a parent's")}
+	})
 	if _, err = h(t.Context(), child); err != nil {
 		t.Fatal(err)
 	}

@@ -503,3 +503,16 @@ func TestEndedSessionIsAskedNoMore(t *testing.T) {
 		}
 	}
 }
+
+// Who cannot read a stream can be asked nothing, whatever its session says; the pipeline must know that
+// before it asks.
+func TestWithoutAStreamTheClientCanDoNothing(t *testing.T) {
+	h := newServer(t, setup{handler: client, change: sealing(t)})
+	session := begin(t, h, ann(), canElicit)
+	if w := doPlain(t, h, session); w.Code != http.StatusOK || strings.Contains(w.Body.String(), "true") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := do(t, h, ann(), http.MethodPost, whoCanDo, "Mcp-Session-Id", session); !strings.Contains(w.Body.String(), "true") {
+		t.Errorf("with a stream: %d %s", w.Code, w.Body)
+	}
+}
