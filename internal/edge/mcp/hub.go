@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -16,6 +17,8 @@ import (
 // A hub knows who listens. It holds what they have not been told yet, which is bounded because a
 // change that is told twice is told once, and so never waits for a client.
 type hub struct {
+	changes atomic.Uint64 // of the configuration
+
 	mu        sync.Mutex // guards listeners
 	listeners map[*listener]struct{}
 }
@@ -30,8 +33,17 @@ type listener struct {
 	lists   [kinds]bool
 	uris    map[string]bool // subscribed; true if there is an update to tell
 	changed [kinds]bool     // lists to tell of
-	seen    time.Time       // when it was last looked up what the caller may see
-	match   func(uri string) bool
+	sight   sight
+}
+
+// A sight is what a caller may see, and when that was looked up: for whom, and after how many changes of
+// the configuration. All three are taken down before the look, so that one that something changed under
+// is not used again.
+type sight struct {
+	match   func(uri string) bool // nil if nobody has looked
+	by      *identity
+	changes uint64
+	at      time.Time
 }
 
 func newListener(id *identity) *listener {
@@ -51,11 +63,11 @@ func (h *hub) remove(l *listener) {
 }
 
 func (h *hub) changed(kind atlas.Kind) {
+	h.changes.Add(1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for l := range h.listeners {
 		l.note(func() bool {
-			l.seen = time.Time{}
 			l.changed[kind] = l.lists[kind]
 			return l.changed[kind]
 		})
@@ -183,20 +195,27 @@ func (s *Server) serve(ctx context.Context, l *listener, tell teller, subscripti
 // configuration: who may see something when he subscribes may not later.
 func (s *Server) sees(ctx context.Context, l *listener) func(uri string) bool {
 	l.mu.Lock()
-	id, match, fresh := l.id, l.match, !l.seen.IsZero() && time.Since(l.seen) < s.cfg.ListTTL
+	id, last := l.id, l.sight
 	l.mu.Unlock()
-	if match != nil && fresh {
-		return match
+	if last.match != nil && last.by == id && last.changes == s.hub.changes.Load() && time.Since(last.at) < s.cfg.ListTTL {
+		return last.match
 	}
-	now := time.Now()
-	match, err := s.visibleURIs(ctx, id, nil)
+	now, err := s.sightOf(ctx, id, nil)
 	if err != nil {
 		return func(string) bool { return false }
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.match, l.seen = match, now
-	return match
+	l.sight = now
+	return now.match
+}
+
+// sightOf looks up what the caller may see.
+func (s *Server) sightOf(ctx context.Context, id *identity, meta map[string]any) (sight, error) {
+	v := sight{by: id, changes: s.hub.changes.Load(), at: time.Now()}
+	var err error
+	v.match, err = s.visibleURIs(ctx, id, meta)
+	return v, err
 }
 
 // visibleURIs asks the pipeline which resources the caller may see.

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -102,16 +101,15 @@ func (s *Server) subscribeAll(ctx context.Context, l *listener, uris []string, m
 	if len(uris) == 0 {
 		return nil
 	}
-	now := time.Now()
-	match, err := s.visibleURIs(ctx, l.id, meta)
+	now, err := s.sightOf(ctx, l.id, meta)
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.match, l.seen = match, now
+	l.sight = now
 	for _, uri := range uris {
-		if match(uri) {
+		if now.match(uri) {
 			l.uris[uri] = false
 		}
 	}

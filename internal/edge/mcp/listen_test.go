@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -185,9 +186,45 @@ func TestUpdatesReachTheirTenantOnly(t *testing.T) {
 	}
 	h.setTools(tools...)
 	h.mcp.ResourceUpdated("acme", "atlas://vault/key")
-	h.mcp.ResourceUpdated("acme", "atlas://docs/marker")
-	if m := kim.next(); m.Params.URI != "atlas://docs/marker" {
-		t.Errorf("the keeper was told %+v", m)
+	for range 2 { // what is told together is sorted: only before the second would the vault's come
+		h.mcp.ResourceUpdated("acme", "atlas://docs/marker")
+		if m := kim.next(); m.Params.URI != "atlas://docs/marker" {
+			t.Errorf("the keeper was told %+v", m)
+		}
+	}
+}
+
+// What a caller may see is not taken from a look that the configuration changed under: a subscription
+// that begins at the moment of a reload is told nothing that the new policy hides.
+func TestReloadDuringALookIsNotMissed(t *testing.T) {
+	var h *house
+	var once sync.Once
+	reload := func() {}
+	h = newHouse(t, options{cfg: mcp.Config{ListTTL: time.Hour}, deps: func(d *mcp.Deps) {
+		pipeline := d.Handler
+		d.Handler = func(ctx context.Context, c atlas.Call) (atlas.Result, error) {
+			res, err := pipeline(ctx, c)
+			if c.Op == atlas.OpList && c.Kind == atlas.KindResource && c.Principal.Subject == "kim" {
+				once.Do(reload) // between what was looked up and what is made of it
+			}
+			return res, err
+		}
+	}})
+	l := newLibrary()
+	h.setTools(l.tools()...)
+	reload = func() {
+		h.setTools(slices.DeleteFunc(l.tools(), func(tool *atlas.Tool) bool { return strings.HasPrefix(tool.Name, "vault") })...)
+	}
+	kim := h.subscribe(t, h.token(t, keeper), `{"resourceSubscriptions":["atlas://vault/key","atlas://docs/marker"]}`)
+	if m := kim.next(); m.Method != "notifications/subscriptions/acknowledged" {
+		t.Fatalf("%+v", m)
+	}
+	h.mcp.ResourceUpdated("acme", "atlas://vault/key")
+	for range 2 { // what is told together is sorted: only before the second would the vault's come
+		h.mcp.ResourceUpdated("acme", "atlas://docs/marker")
+		if m := kim.next(); m.Params.URI != "atlas://docs/marker" {
+			t.Errorf("the keeper was told %+v", m)
+		}
 	}
 }
 

@@ -58,7 +58,6 @@ func (h *sessions) open(s *Server, id *identity) (held *heldSession, release fun
 	held.used = now
 	held.l.mu.Lock()
 	held.l.id = id // the token may be a new one, with other scopes
-	held.l.seen = time.Time{}
 	held.l.mu.Unlock()
 	return held, func() {
 		h.mu.Lock()
