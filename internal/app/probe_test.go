@@ -115,6 +115,10 @@ func (p *probes) tools(call atlas.Handler) []*atlas.Tool {
 		}, func(_ context.Context, c atlas.Call, _ int) (string, error) {
 			return string(c.Args.Raw), nil
 		}},
+		{"probe_task", func(t *atlas.Tool) { t.Task = atlas.TaskSpec{Timeout: time.Minute, Required: true} }, func(ctx context.Context, _ atlas.Call, _ int) (string, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}},
 		{"probe_parent", func(t *atlas.Tool) { t.Level, t.Source = atlas.Composed, "" }, func(ctx context.Context, c atlas.Call, n int) (string, error) {
 			res, err := call(ctx, c.Child(fmt.Sprintf("req_child%d", n), "probe_echo", json.RawMessage(`{"text":"child"}`)))
 			return string(res.Structured), err
