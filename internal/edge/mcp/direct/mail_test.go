@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/direct"
@@ -114,4 +116,23 @@ func TestRepeatedAnswersAreNotKept(t *testing.T) {
 	if len(box.held) != 0 {
 		t.Errorf("the mailbox holds %v", box.held)
 	}
+}
+
+// An answer that comes too late is none: no call waits for it on any replica.
+func TestLateAnswersAreNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box := &mailbox{held: map[string][]byte{}}
+		set := setup{cfg: direct.Config{AskTimeout: time.Minute}, handler: asking, change: func(d *direct.Deps) { d.Sealer, d.Mailbox = ring(t, "test"), box }}
+		asks, other := newServer(t, set), newServer(t, set)
+		session := begin(t, asks, ann(), canElicit)
+		id := ""
+		w := &answering{ResponseRecorder: httptest.NewRecorder(), reply: func(s string) { id = s }}
+		r := newRequest(t, legacy, whoCanDo)
+		r.Header.Set("Mcp-Session-Id", session)
+		asks.ServeHTTP(w, r) // until nobody has answered
+		<-time.After(time.Second)
+		if got := do(t, other, ann(), http.MethodPost, answerTo(id, accept), "Mcp-Session-Id", session); id == "" || got.Code != http.StatusNotFound || len(box.held) != 0 {
+			t.Errorf("%d %s, the mailbox holds %v", got.Code, got.Body, box.held)
+		}
+	})
 }

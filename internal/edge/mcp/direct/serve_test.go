@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
@@ -346,5 +347,60 @@ func TestLegacyCancellation(t *testing.T) {
 				t.Errorf("ended %v: %s", ended, w.Body)
 			}
 		})
+	}
+}
+
+// A cancellation names its call by the id that the client gave it. Two clients of one caller may have
+// given one id to two calls: then neither is cancelled. Nobody cancels another caller's.
+func TestCancellationMeansOneCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		cancelled := 0
+		h := newServer(t, setup{handler: func(ctx context.Context, _ atlas.Call) (atlas.Result, error) {
+			select {
+			case <-ctx.Done():
+				cancelled++
+				return atlas.Result{}, ctx.Err()
+			case <-release:
+				return atlas.Result{}, nil
+			}
+		}})
+		call := request(legacy, "tools/call", `"name":"x"`, "")
+		cancel := `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}`
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer close(release)
+		begin := func() { wg.Go(func() { do(t, h, ann(), http.MethodPost, call) }); synctest.Wait() }
+		begin()
+		for _, stranger := range []*edge.Caller{caller("acme", "bob"), caller("globex", "ann")} {
+			do(t, h, stranger, http.MethodPost, cancel)
+		}
+		synctest.Wait()
+		if cancelled != 0 {
+			t.Error("a stranger has cancelled the call")
+		}
+		begin()
+		do(t, h, ann(), http.MethodPost, cancel)
+		synctest.Wait()
+		if cancelled != 0 {
+			t.Errorf("%d of two calls of one id were cancelled", cancelled)
+		}
+	})
+}
+
+// A list has no arguments, whatever stands in its parameters.
+func TestListHasNoArguments(t *testing.T) {
+	h := newServer(t, setup{handler: func(_ context.Context, c atlas.Call) (atlas.Result, error) {
+		if c.Args.Raw != nil || c.Reply != nil {
+			t.Errorf("arguments %s, reply %+v", c.Args.Raw, c.Reply)
+		}
+		return atlas.Result{}, nil
+	}})
+	for _, era := range eras {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, newRequest(t, era, request(era, "tools/list", `"arguments":{"a":1},"requestState":"s","inputResponses":{"q":{}}`, "")))
+		if w.Code != http.StatusOK {
+			t.Errorf("%s: %d %s", era, w.Code, w.Body)
+		}
 	}
 }
