@@ -130,7 +130,7 @@ func (s *Server) readSession(ctx context.Context, values []string, bound []byte)
 	return got, nil
 }
 
-// endSession answers DELETE: the session is over, on all replicas.
+// endSession answers DELETE: the session is over, on all replicas that share the revocations.
 func (s *Server) endSession(w http.ResponseWriter, r *http.Request, caller *edge.Caller) {
 	x := exchange{server: s, w: w, r: r, caller: caller}
 	values := r.Header[message.HeaderSession]
