@@ -163,3 +163,25 @@ issuer:
 		t.Errorf("%+v", e.Identity)
 	}
 }
+
+// A list that was begun before a reload still looks up what there is.
+func TestListsOutliveAReload(t *testing.T) {
+	a, err := Open(t.Context(), Options{DataDir: filepath.Join(t.TempDir(), "data"), LogLevel: "error", LogTo: t.Output()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close() //nolint:errcheck // the test is over
+	p, ok := a.Persona(PersonaCopilot)
+	if !ok {
+		t.Fatal("no persona")
+	}
+	before := a.Tool("files_documents")
+	list := a.NewCall(p, "", nil)
+	list.Op, list.Kind = atlas.OpList, atlas.KindResource
+	if err := a.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if links, err := before.List(t.Context(), list); err != nil || len(links) == 0 {
+		t.Errorf("%d documents, %v", len(links), err)
+	}
+}

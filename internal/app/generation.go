@@ -185,8 +185,14 @@ func (a *App) buildTools(g *generation) error {
 		files = append(files, tool.File{Name: a.files.Name(name), Data: data})
 		g.watched = append(g.watched, a.files.path(name))
 	}
-	// Children stay on their parent's generation, whatever is swapped in meanwhile.
-	children := func(ctx context.Context, call atlas.Call) (atlas.Result, error) { return g.handler(ctx, call) }
+	// Children stay on their parent's generation, whatever is swapped in meanwhile. What a list or a
+	// completion looks up comes after that has been answered: it enters by the front door.
+	children := func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
+		if call.Parent != nil && call.Parent.List {
+			return a.Handle(ctx, call)
+		}
+		return g.handler(ctx, call)
+	}
 	g.tools, err = tool.Build(g.sources, files, tool.Deps{Call: children, NewID: newID, CheckSchema: validation.CheckSchema})
 	if err == nil && a.opts.ExtraTools != nil {
 		g.tools = append(g.tools, a.opts.ExtraTools(children)...)
