@@ -229,8 +229,21 @@ func (r *Registry) view(p *atlas.Principal, tenant atlas.TenantID) *view {
 	r.mu.Lock()
 	v := r.views[key]
 	r.mu.Unlock()
-	if v != nil && same(v.principal, p) && time.Since(v.made) < viewTTL {
-		return v
+	if v != nil && time.Since(v.made) < viewTTL {
+		if v.principal == p {
+			return v
+		}
+		if reflect.DeepEqual(v.principal, p) {
+			// The token was verified anew. The next call shall not have to compare.
+			again := *v
+			again.principal = p
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.views[key] == v {
+				r.views[key] = &again
+			}
+			return &again
+		}
 	}
 	v = r.makeView(p, tenant)
 	r.mu.Lock()
@@ -243,11 +256,6 @@ func (r *Registry) view(p *atlas.Principal, tenant atlas.TenantID) *view {
 	}
 	r.views[key] = v
 	return v
-}
-
-// same reports whether two principals are one: the same value, or equal in every field.
-func same(a, b *atlas.Principal) bool {
-	return a == b || reflect.DeepEqual(a, b)
 }
 
 func (r *Registry) makeView(p *atlas.Principal, tenant atlas.TenantID) *view {

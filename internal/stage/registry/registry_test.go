@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -313,3 +314,36 @@ func TestKindsAreListedAndCalledApart(t *testing.T) {
 type everybody struct{}
 
 func (everybody) Visible(*atlas.Principal, atlas.TenantID, *atlas.Tool) bool { return true }
+
+// A token is verified anew each minute, into a principal of its own. Comparing it costs a hundred
+// allocations, once.
+func TestTheSameCallerIsComparedOnce(t *testing.T) {
+	r, err := registry.New([]*atlas.Tool{{Name: "a"}}, everybody{}, registry.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := r.Stage(func(context.Context, atlas.Call) (atlas.Result, error) { return atlas.Result{}, nil })
+	principal := func() *atlas.Principal {
+		claims := map[string]any{}
+		for i := range 50 {
+			claims[strconv.Itoa(i)] = []any{"a", "b"}
+		}
+		return &atlas.Principal{Subject: "s", Tenant: "acme", TokenID: "t", Claims: claims}
+	}
+	list := func(p *atlas.Principal) []*atlas.Tool {
+		res, err := h(t.Context(), atlas.Call{Op: atlas.OpList, Principal: p, Tenant: "acme"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.Tools
+	}
+	first := list(principal())
+	again := principal()
+	if second := list(again); &first[0] != &second[0] {
+		t.Error("an equal caller has another list")
+	}
+	call := atlas.Call{Name: "a", Principal: again, Tenant: "acme"}
+	if n := testing.AllocsPerRun(50, func() { _, _ = h(t.Context(), call) }); n > 0 {
+		t.Errorf("%v allocations a call", n)
+	}
+}
