@@ -62,7 +62,7 @@ var within = []string{"internal/copilot", "internal/tool", "internal/edge/mcp"}
 
 // importers names, for each big library, the only packages that may import it.
 var importers = map[string][]string{
-	"github.com/modelcontextprotocol/go-sdk": {"internal/edge/mcp", "internal/copilot/mcpclient", "interop"},
+	"github.com/modelcontextprotocol/go-sdk": {"internal/edge/mcp", "internal/copilot/mcpclient"},
 	"github.com/cedar-policy/cedar-go":       {"internal/stage/policy"},
 	"github.com/golang-jwt/jwt":              {"internal/edge/auth", "internal/edge/issuer"},
 	"github.com/MicahParks":                  {"internal/edge/auth", "internal/edge/issuer", "internal/app"},
