@@ -12,7 +12,9 @@ import (
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/direct"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/listen"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/places"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 )
 
@@ -22,11 +24,11 @@ type identity struct {
 	caller    *edge.Caller
 	user      string // see direct.User
 	transport string
-	gone      context.Context // ends when nobody waits for the answer; nil if the SDK's context does
-	listener  *listener       // of a connection of the older era; nil if there is none
-	session   direct.Session  // of the older era over HTTP; zero if there is none
-	ended     context.Context // ends when no more will come on the connection; nil if there is none
-	tell      teller          // writes to the client, once its subscription has been acknowledged
+	gone      context.Context  // ends when nobody waits for the answer; nil if the SDK's context does
+	listener  *listen.Listener // of a connection of the older era; nil if there is none
+	session   direct.Session   // of the older era over HTTP; zero if there is none
+	ended     context.Context  // ends when no more will come on the connection; nil if there is none
+	tell      listen.Teller    // writes to the client, once its subscription has been acknowledged
 
 	taskIDs func(subscription any) []string // what a subscription wants to follow, which the SDK does not know
 
@@ -44,6 +46,11 @@ func (id *identity) note(err error) {
 
 func newIdentity(c *edge.Caller, transport string) *identity {
 	return &identity{caller: c, user: direct.User(c), transport: transport}
+}
+
+// holder is who takes a place for id.
+func (id *identity) holder() places.Holder {
+	return places.Holder{User: id.user, Tenant: id.caller.Principal.Tenant}
 }
 
 // identityKey is the identity's place in the SDK's token info.

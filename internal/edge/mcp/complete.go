@@ -50,10 +50,10 @@ func (s *Server) complete(ctx context.Context, id *identity, req *sdk.CompleteRe
 		return nil, errUnknownRef
 	}
 	t := tools[i]
-	if !s.looks.enter(id, lookBound) {
+	if !s.looks.Enter(id.holder(), lookBound) {
 		return nil, requestFailure(errTooManyLooks(), call)
 	}
-	defer s.looks.leave(id)
+	defer s.looks.Leave(id.holder())
 	values, err := s.values(ctx, call, t, p.Argument.Name, p.Argument.Value, known)
 	if err != nil {
 		return nil, requestFailure(atlas.ErrorOf(err), call)

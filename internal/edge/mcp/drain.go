@@ -6,6 +6,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/listen"
 )
 
 // A pipe is the two ends of a stdio connection. It holds the end of the input back until the requests
@@ -67,7 +69,7 @@ func (p *pipe) note(b []byte) {
 			if m.call() {
 				var follows []string
 				if m.Method == "subscriptions/listen" {
-					follows = taskIDsIn(p.partial)
+					follows = listen.TaskIDsIn(p.partial)
 				}
 				p.open[string(m.ID)] = follows
 			}

@@ -30,9 +30,11 @@ func (s *Server) endpoint() (http.Handler, error) {
 		Rest: func(w http.ResponseWriter, r *http.Request, session direct.Session) {
 			inner.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sessionContextKey{}, session)))
 		},
-		Listen: s.listenInSession,
+		Listen: func(w http.ResponseWriter, r *http.Request, session direct.Session) {
+			s.hub.ServeSession(w, r, s.listening(newIdentity(edge.CallerOf(r.Context()), "http")), session)
+		},
 		Ended: func(c *edge.Caller, session direct.Session) {
-			s.sessions.end(s, sessionKey{direct.User(c), session.ID})
+			s.hub.EndSession(direct.User(c), session)
 		},
 		Implementation: s.self, Challenge: s.deps.Challenge, Sealer: s.deps.Sealer, Revocations: s.deps.Sessions, Mailbox: s.deps.Mailbox,
 		Draining: s.draining, Log: s.deps.Log,
@@ -76,9 +78,9 @@ func (s *Server) bridge() http.Handler {
 		if s.deps.Tasks != nil && r.Header.Get(message.HeaderMethod) == "subscriptions/listen" {
 			follow(id, r)
 		}
-		sw := newStreamWriter(&stepUpWriter{ResponseWriter: w, id: id, challenge: s.deps.Challenge}, s.cfg.KeepAlive, s.cfg.WriteTimeout)
-		defer sw.close()
-		id.tell = sw.tell
+		sw := s.hub.NewStream(&stepUpWriter{ResponseWriter: w, id: id, challenge: s.deps.Challenge})
+		defer sw.Close()
+		id.tell = sw.Tell
 		inner.ServeHTTP(sw, r)
 	})
 }

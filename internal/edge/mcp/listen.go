@@ -2,20 +2,39 @@ package mcp
 
 import (
 	"context"
-	"maps"
+	"errors"
 	"slices"
-	"sync"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/listen"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 )
 
-// maxSubscribed bounds the resources of one subscription.
-const maxSubscribed = 64
+// listening returns who listens when id does.
+func (s *Server) listening(id *identity) *listen.Caller {
+	return &listen.Caller{
+		Holder: id.holder(), Tenant: id.caller.Tenant, Expiry: id.caller.Principal.Expiry,
+		Sees: func(ctx context.Context, meta map[string]any) (func(uri string) bool, error) {
+			return s.visibleURIs(ctx, id, meta)
+		},
+	}
+}
+
+// listenFailure is why somebody cannot listen, for the SDK.
+func listenFailure(err error) error {
+	if e, ok := errors.AsType[*message.Error](err); ok {
+		return rpcError(e)
+	}
+	if e, ok := errors.AsType[*atlas.Error](err); ok {
+		return rpcFailure(e, edge.NewRequestID())
+	}
+	return err // of visibleURIs
+}
 
 // listen answers subscriptions/listen: it lets a subscription live until the client ends it, its
 // token expires, its connection ends or the server stops.
@@ -28,43 +47,32 @@ func (s *Server) listen(ctx context.Context, id *identity, req *sdk.Subscription
 	if want == nil {
 		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: `"notifications" is missing`}
 	}
-	if len(want.ResourceSubscriptions) > maxSubscribed {
-		return nil, errTooManyURIs
-	}
-	if !s.streams.enter(id, s.cfg.streamBound()) {
-		return nil, rpcFailure(errTooManyStreams(), edge.NewRequestID())
-	}
-	defer s.streams.leave(id)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if exp := id.caller.Principal.Expiry; !exp.IsZero() {
-		var stop context.CancelFunc
-		ctx, stop = context.WithDeadline(ctx, exp)
-		defer stop()
-	}
-	defer context.AfterFunc(s.draining, cancel)()
 	if id.ended != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
 		defer context.AfterFunc(id.ended, cancel)()
 	}
-
-	l := newListener(id)
-	l.lists = [kinds]bool{
-		atlas.KindTool: want.ToolsListChanged, atlas.KindPrompt: want.PromptsListChanged, atlas.KindResource: want.ResourcesListChanged,
+	// It listens before the client is told that it does.
+	ctx, sub, err := s.hub.Subscribe(ctx, s.listening(id), listen.Request{
+		Lists: listen.Lists{
+			atlas.KindTool: want.ToolsListChanged, atlas.KindPrompt: want.PromptsListChanged, atlas.KindResource: want.ResourcesListChanged,
+		},
+		URIs: want.ResourceSubscriptions, Meta: req.Params.Meta,
+	})
+	if err != nil {
+		return nil, listenFailure(err)
 	}
-	if err := s.subscribeAll(ctx, l, want.ResourceSubscriptions, req.Params.Meta); err != nil {
-		return nil, err
-	}
+	defer sub.Close()
 	ack := &acknowledgement{agreed: agreed{
 		Tools: want.ToolsListChanged, Prompts: want.PromptsListChanged, Resources: want.ResourcesListChanged,
-		URIs: slices.Sorted(maps.Keys(l.uris)),
+		URIs: sub.URIs(),
 	}}
 	var followed *tasks.Subscription
 	ack.complete = func() (err error) {
 		followed, ack.agreed.TaskIDs, err = s.followTasks(ctx, id, exchangeOf(req, nil, nil, ""), ack.subscription)
 		return err
 	}
-	s.hub.add(l) // before the client is told that it is listening
-	defer s.hub.remove(l)
 	toNothing := *req
 	toNothing.Params = &sdk.SubscriptionsListenParams{Meta: req.Params.Meta, Notifications: &sdk.NotificationSubscriptions{}}
 	res, err := next(context.WithValue(ctx, acknowledgementKey{}, ack), "subscriptions/listen", &toNothing)
@@ -77,43 +85,25 @@ func (s *Server) listen(ctx context.Context, id *identity, req *sdk.Subscription
 	if err != nil || ack.agreed.nothing() {
 		return res, err
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	if followed != nil {
-		wg.Go(func() { tellTasks(ctx, followed, id.tell, ack.subscription) })
-	}
-	s.serve(ctx, l, id.tell, ack.subscription)
-	<-ctx.Done() // if it could not be told, the client has gone or will
+	sub.Serve(ctx, id.tell, ack.subscription, followed)
 	return res, nil
 }
 
-// errTooManyStreams is one and the same for all three bounds: which one it was would tell of the
-// others' subscriptions.
-func errTooManyStreams() *atlas.Error {
-	return atlas.Errorf(atlas.CodeRateLimited, nil, "too many subscriptions are open; close one, or try again later")
-}
-
-var errTooManyURIs = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "A subscription may have 64 resources"}
-
-// subscribeAll subscribes l to those of the URIs that its caller may see a resource for. Whether there
-// is something at a URI is not looked up: the answer would tell.
-func (s *Server) subscribeAll(ctx context.Context, l *listener, uris []string, meta map[string]any) error {
-	if len(uris) == 0 {
-		return nil
-	}
-	now, err := s.sightOf(ctx, l.id, meta)
+// visibleURIs asks the pipeline which resources the caller may see.
+func (s *Server) visibleURIs(ctx context.Context, id *identity, meta map[string]any) (func(uri string) bool, error) {
+	_, tools, _, err := s.visible(ctx, id, listRequest{kind: atlas.KindResource, meta: meta})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.sight = now
-	for _, uri := range uris {
-		if now.match(uri) {
-			l.uris[uri] = false
-		}
-	}
-	return nil
+	return func(uri string) bool {
+		return len(uri) <= maxURI && slices.ContainsFunc(tools, func(t *atlas.Tool) bool {
+			if t.Match == nil {
+				return false
+			}
+			_, ok := t.Match(uri)
+			return ok
+		})
+	}, nil
 }
 
 // agreed is what of a subscription was granted.

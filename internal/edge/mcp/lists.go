@@ -13,6 +13,7 @@ import (
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/message"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/places"
 )
 
 const (
@@ -27,6 +28,9 @@ const (
 	// template, and completion.
 	lookTimeout = 5 * time.Second
 )
+
+// lookBound bounds the requests that look into sources beside the pipeline's own limits.
+var lookBound = places.Bound{User: 32, Tenant: 64, Total: 256}
 
 // A catalog holds what the configuration has, by the kinds that are not tools.
 type catalog struct {

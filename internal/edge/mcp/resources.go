@@ -33,10 +33,10 @@ func (s *Server) listResources(ctx context.Context, id *identity, req *sdk.ListR
 	if err != nil {
 		return nil, err
 	}
-	if !s.looks.enter(id, lookBound) {
+	if !s.looks.Enter(id.holder(), lookBound) {
 		return nil, requestFailure(errTooManyLooks(), call)
 	}
-	defer s.looks.leave(id)
+	defer s.looks.Leave(id.holder())
 	listing := s.catalog.Load().listing
 	var all []listedURI
 	for _, t := range tools {

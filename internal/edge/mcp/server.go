@@ -6,7 +6,7 @@
 // Any replica answers any request, in both eras: what a session of the older era is, its client carries,
 // sealed (package direct). The calls and lists of tools, which are nearly all there is, are answered by
 // package direct without the SDK; the SDK answers the rest, and everything over stdio. Both read and
-// write by package message.
+// write by package message. What clients are told that they did not ask for is package listen's.
 package mcp
 
 import (
@@ -25,6 +25,8 @@ import (
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/direct"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/listen"
+	"github.com/atlas-mcp/atlas/internal/edge/mcp/places"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 )
 
@@ -66,13 +68,10 @@ type Server struct {
 	sdk     *sdk.Server // of the HTTP endpoint
 	handler http.Handler
 	catalog atomic.Pointer[catalog]
-	streams places // open subscriptions
-	looks   places // requests that look into sources
-	hub     hub
+	looks   places.Taken // requests that look into sources
+	hub     *listen.Hub
 	ready   readiness
 	self    []byte // the server's name as results have it
-
-	sessions sessions
 
 	draining  context.Context // ends when the server stops: streams end with it
 	stopDrain context.CancelFunc
@@ -92,10 +91,12 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	deps.Version = cmp.Or(deps.Version, "dev") // clients expect one
 	s := &Server{cfg: cfg.withDefaults(), deps: deps}
-	s.hub.listeners = make(map[*listener]struct{})
-	s.sessions.held = make(map[sessionKey]*heldSession)
 	s.ready.checks = deps.Checks
 	s.draining, s.stopDrain = context.WithCancel(context.Background())
+	s.hub = listen.New(listen.Config{
+		Bound:    places.Bound{User: s.cfg.MaxStreams, Tenant: s.cfg.MaxStreamsTenant, Total: s.cfg.MaxStreamsTotal},
+		SightTTL: s.cfg.ListTTL, KeepAlive: s.cfg.KeepAlive, WriteTimeout: s.cfg.WriteTimeout, Draining: s.draining,
+	})
 	// Without its icons, which a client that wants them asks for once.
 	if s.self, err = json.Marshal(sdk.Implementation{Name: serverName, Title: serverTitle, Version: deps.Version}); err != nil {
 		return nil, fmt.Errorf("mcp: %w", err)
@@ -122,7 +123,7 @@ func (s *Server) ToolsChanged() {
 	for kind := range kinds {
 		// Also if they are the same: it may be the policy that changed, and with it who sees them.
 		if before.has[kind] || after.has[kind] {
-			s.hub.changed(atlas.Kind(kind))
+			s.hub.ListChanged(atlas.Kind(kind))
 		}
 	}
 }
@@ -130,7 +131,7 @@ func (s *Server) ToolsChanged() {
 // ResourceUpdated tells the server that the resource at uri has other contents now, for one tenant.
 // The clients that subscribed to it, act for that tenant and may see the resource are told. It does
 // not wait for them.
-func (s *Server) ResourceUpdated(tenant atlas.TenantID, uri string) { s.hub.updated(tenant, uri) }
+func (s *Server) ResourceUpdated(tenant atlas.TenantID, uri string) { s.hub.Updated(tenant, uri) }
 
 // newSDK returns an SDK server. With a fixed caller every request is that caller's (stdio); without
 // one a request without an identity is refused.
@@ -232,7 +233,7 @@ func (s *Server) methods(next sdk.MethodHandler, method string, req sdk.Request)
 		return func(ctx context.Context, id *identity) (sdk.Result, error) { return s.initialize(ctx, id, req, next) }
 	case *sdk.InitializedRequest:
 		return func(ctx context.Context, id *identity) (sdk.Result, error) {
-			id.listener.wantLists() // clients of the older era hear of changed lists without asking
+			id.listener.WantLists() // clients of the older era hear of changed lists without asking
 			return next(ctx, method, req)
 		}
 	}

@@ -28,7 +28,8 @@ func (s *Server) RunStdio(ctx context.Context, in io.ReadCloser, out io.WriteClo
 	ended, end := context.WithCancel(ctx)
 	defer end()
 	id := newIdentity(&edge.Caller{Principal: p, Tenant: p.Tenant}, transportStdio)
-	id.listener, id.ended = newListener(id), ended
+	id.listener, id.ended = s.hub.Join(s.listening(id)), ended
+	defer id.listener.Leave()
 	// Subscriptions are never answered by themselves: they end with the input.
 	ends := newPipe(ctx.Done(), end, in, out, s.cfg.DrainTimeout)
 	id.tell, id.taskIDs = ends.tell, ends.taskIDs
@@ -39,9 +40,7 @@ func (s *Server) RunStdio(ctx context.Context, in io.ReadCloser, out io.WriteClo
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer end()
-	s.hub.add(id.listener)
-	defer s.hub.remove(id.listener)
-	wg.Go(func() { s.serve(ended, id.listener, id.tell, nil) })
+	wg.Go(func() { id.listener.Serve(ended, id.tell) })
 	defer context.AfterFunc(ctx, func() { _ = session.Close() })() // Wait tells
 	err = session.Wait()
 	if ctx.Err() != nil || errors.Is(err, io.EOF) {

@@ -5,8 +5,6 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
-
-	"github.com/atlas-mcp/atlas/internal/edge"
 )
 
 // subscribe answers resources/subscribe of the older era: on stdio, and in a session over HTTP.
@@ -26,20 +24,15 @@ func (s *Server) subscribe(ctx context.Context, id *identity, req *sdk.Subscribe
 	}
 	l := id.listener
 	if l == nil {
-		held, release := s.sessions.open(s, id)
-		if held == nil {
-			return nil, rpcFailure(errTooManyStreams(), edge.NewRequestID())
+		held, release, err := s.hub.Session(s.listening(id), id.session)
+		if err != nil {
+			return nil, listenFailure(err)
 		}
 		defer release()
-		l = held.l
+		l = held
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, again := l.uris[uri]; !again {
-		if len(l.uris) >= maxSubscribed {
-			return nil, errTooManyURIs
-		}
-		l.uris[uri] = false
+	if err := l.Subscribe(uri); err != nil {
+		return nil, listenFailure(err)
 	}
 	return &emptyResult{}, nil
 }
@@ -51,16 +44,14 @@ func (s *Server) unsubscribe(_ context.Context, id *identity, req *sdk.Unsubscri
 		if id.session.ID == "" {
 			return nil, errNoSubscriptions
 		}
-		held, release := s.sessions.open(s, id)
-		if held == nil {
+		held, release, err := s.hub.Session(s.listening(id), id.session)
+		if err != nil {
 			return &emptyResult{}, nil // it has no subscriptions
 		}
 		defer release()
-		l = held.l
+		l = held
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.uris, req.Params.URI)
+	l.Unsubscribe(req.Params.URI)
 	return &emptyResult{}, nil
 }
 

@@ -1,4 +1,4 @@
-package mcp
+package listen
 
 import (
 	"net/http"
@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// A streamWriter is a ResponseWriter that becomes a stream when its content type says so. It sends a
+// A Stream is a ResponseWriter that becomes a stream of events when its content type says so. It sends a
 // comment when the stream has been silent for a while (HTML, server-sent events: "authors are advised
 // to include a comment line every 15 seconds or so"), and gives each event its own time to be taken: a
 // client that stops reading must not hold a stream for good. Events are written whole, one Write each,
 // as the SDK does.
-type streamWriter struct {
+type Stream struct {
 	http.ResponseWriter
 	every, timeout time.Duration
 
@@ -24,13 +24,8 @@ type streamWriter struct {
 	done   chan struct{}
 }
 
-// newStreamWriter returns a writer that must be closed before its handler returns.
-func newStreamWriter(w http.ResponseWriter, every, timeout time.Duration) *streamWriter {
-	return &streamWriter{ResponseWriter: w, every: every, timeout: timeout}
-}
-
-// tell writes a JSON-RPC message as an event. It is a [teller].
-func (w *streamWriter) tell(message []byte) error {
+// Tell writes a JSON-RPC message as an event. It is a [Teller].
+func (w *Stream) Tell(message []byte) error {
 	event := make([]byte, 0, len(message)+32)
 	event = append(event, "event: message\ndata: "...)
 	event = append(event, message...)
@@ -41,22 +36,23 @@ func (w *streamWriter) tell(message []byte) error {
 }
 
 // Unwrap lets http.ResponseController reach the connection.
-func (w *streamWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *Stream) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // FlushError flushes, in turn with the comments.
-func (w *streamWriter) FlushError() error {
+func (w *Stream) FlushError() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-func (w *streamWriter) WriteHeader(status int) {
+// WriteHeader implements [http.ResponseWriter].
+func (w *Stream) WriteHeader(status int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.writeHeader(status)
 }
 
-func (w *streamWriter) writeHeader(status int) {
+func (w *Stream) writeHeader(status int) {
 	if !w.wrote {
 		w.wrote = true
 		w.stream = strings.HasPrefix(w.Header().Get("Content-Type"), "text/event-stream")
@@ -69,7 +65,8 @@ func (w *streamWriter) writeHeader(status int) {
 	}
 }
 
-func (w *streamWriter) Write(p []byte) (int, error) {
+// Write writes, and extends the time for it if this is a stream.
+func (w *Stream) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.wrote {
@@ -82,13 +79,13 @@ func (w *streamWriter) Write(p []byte) (int, error) {
 }
 
 // extend gives the client time for what is written next. The caller holds mu.
-func (w *streamWriter) extend() {
+func (w *Stream) extend() {
 	w.last = time.Now()
 	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(w.last.Add(w.timeout)) // not all writers can
 }
 
 // comment sends comments while the stream is silent.
-func (w *streamWriter) comment() {
+func (w *Stream) comment() {
 	defer close(w.done)
 	tick := time.NewTicker(w.every)
 	defer tick.Stop()
@@ -113,8 +110,8 @@ func (w *streamWriter) comment() {
 	}
 }
 
-// close ends the comments. Nothing may use the writer after its handler has returned.
-func (w *streamWriter) close() {
+// Close ends the comments. Nothing may use the writer after its handler has returned.
+func (w *Stream) Close() {
 	w.mu.Lock()
 	stop := w.stop
 	w.mu.Unlock()
