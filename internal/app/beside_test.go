@@ -34,7 +34,7 @@ func serveLife(t *testing.T, a *App) {
 	})
 }
 
-// Two processes share what one of them learns: a token that one revokes is refused by the other, and a
+// Two processes share what one of them learns: a key that one makes is published by the other, a token that one revokes is refused by the other, and a
 // task that is cancelled at one ends where it runs.
 func TestProcessesLearnFromEachOther(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
@@ -62,7 +62,14 @@ func TestProcessesLearnFromEachOther(t *testing.T) {
 		return a
 	}
 	here, there := open(), open()
+	if _, err := there.issuer.Rotate(); err != nil {
+		t.Fatal(err)
+	}
 	serveLife(t, here)
+	within(t, "the new key is published here, too", func() bool {
+		set, err := here.issuer.Keys().KeyReadAll(t.Context())
+		return err == nil && len(set) == 2
+	})
 
 	signed, err := here.Token(TokenRequest{Tenant: "acme", Subject: "ann", Roles: []string{"analyst"}})
 	if err != nil {

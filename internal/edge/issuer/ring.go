@@ -57,14 +57,14 @@ func openRing(cfg Config) (*ring, error) {
 func (r *ring) run(ctx context.Context, failed func(error)) {
 	t := time.NewTicker(ringInterval)
 	defer t.Stop()
-	for {
+	for now := time.Now(); ; {
+		if err := r.update(now); err != nil && failed != nil {
+			failed(err)
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-t.C:
-			if err := r.update(now); err != nil && failed != nil {
-				failed(err)
-			}
+		case now = <-t.C:
 		}
 	}
 }

@@ -36,7 +36,7 @@ func (s *Server) endpoint() (http.Handler, error) {
 		Ended: func(c *edge.Caller, session direct.Session) {
 			s.hub.EndSession(direct.User(c), session)
 		},
-		Implementation: s.self, Challenge: s.deps.Challenge, Sealer: s.deps.Sealer, Revocations: s.deps.Sessions, Mailbox: s.deps.Mailbox,
+		Implementation: s.self, Challenge: s.deps.Challenge, Sealer: s.deps.Sealer, Mailbox: s.deps.Mailbox,
 		Draining: s.draining, Log: s.deps.Log,
 	})
 }

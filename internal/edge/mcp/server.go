@@ -52,8 +52,7 @@ type Deps struct {
 	Tasks     *tasks.Manager // makes tasks of calls; may be nil
 	// Sealer seals the sessions of clients of the older era, so that any replica knows what they can do.
 	// Without one they have no sessions, and are asked nothing.
-	Sealer   direct.Sealer
-	Sessions direct.Revocations // remembers sessions that were ended; nil: each process for itself
+	Sealer direct.Sealer
 	// Mailbox brings what clients of the older era answer to the replica that asked; nil: they must
 	// reach it themselves.
 	Mailbox direct.Mailbox
