@@ -40,6 +40,7 @@ const (
 	CodeSourceUnavailable  Code = "source_unavailable"
 	CodeSourceMisused      Code = "source_misconfigured"
 	CodeHostNotAllowed     Code = "host_not_allowlisted"
+	CodeDefinitionChanged  Code = "definition_changed"
 	CodeAuditUnavailable   Code = "audit_unavailable"
 	CodeStateUnavailable   Code = "state_unavailable"
 	CodeShuttingDown       Code = "shutting_down"
@@ -91,6 +92,7 @@ var Codes = map[Code]CodeInfo{
 	CodeSourceUnavailable:  {UpstreamFailure, true, http.StatusServiceUnavailable, "the source cannot be reached; wait, then try again", []string{"wait_and_retry", "use_another_tool"}, "The source cannot be reached or is too busy."},
 	CodeSourceMisused:      {InternalError, false, http.StatusInternalServerError, "the tool is not set up correctly; tell your administrator", []string{"ask_administrator"}, "The source's configuration does not fit what is there."},
 	CodeHostNotAllowed:     {PermissionDenied, false, http.StatusForbidden, "this host is not on the tenant's outbound allowlist", []string{"ask_administrator"}, "The outbound allowlist does not hold the host, or it resolves to an address that is never allowed."},
+	CodeDefinitionChanged:  {PermissionDenied, false, http.StatusForbidden, "the upstream server changed this tool's definition, and nobody has approved the new one; tell your administrator", []string{"ask_administrator", "use_another_tool"}, "An upstream MCP server's tool is not, or no longer, defined as it was approved (pinned by hash of name, description and schemas)."},
 	CodeAuditUnavailable:   {InternalError, true, http.StatusServiceUnavailable, "the call cannot be recorded and was therefore refused", []string{"wait_and_retry"}, "A write whose audit record cannot be stored is refused."},
 	CodeStateUnavailable:   {InternalError, true, http.StatusServiceUnavailable, "Atlas cannot reach its own state; wait, then try again", []string{"wait_and_retry"}, "Atlas's own durable state cannot be read or written."},
 	CodeShuttingDown:       {InternalError, true, http.StatusServiceUnavailable, "the server is stopping; try again", []string{"wait_and_retry"}, "The server no longer takes new calls."},

@@ -35,6 +35,10 @@ var mayImport = map[string][]string{
 	"internal/source/fts":    {"internal/source/sqlitefile"},
 	"internal/source/vec":    {"internal/source/sqlitefile"},
 
+	// One way into Postgres under two.
+	"internal/source/postgres": {"internal/source/pgrls"},
+	"internal/source/pgvector": {"internal/source/pgrls"},
+
 	// Canonical JSON is a word that the standard library lacks.
 	"internal/stage/validation": {"internal/canonical"},
 	"internal/stage/guard":      {"internal/canonical", "internal/seal"},
@@ -58,11 +62,11 @@ var mayImport = map[string][]string{
 }
 
 // within lists trees whose packages may import each other freely: they are one part.
-var within = []string{"internal/copilot", "internal/tool", "internal/edge/mcp"}
+var within = []string{"internal/copilot", "internal/tool", "internal/edge/mcp", "internal/source/postgres"}
 
 // importers names, for each big library, the only packages that may import it.
 var importers = map[string][]string{
-	"github.com/modelcontextprotocol/go-sdk": {"internal/edge/mcp", "internal/copilot/mcpclient"},
+	"github.com/modelcontextprotocol/go-sdk": {"internal/edge/mcp", "internal/copilot/mcpclient", "internal/source/mcp"},
 	"github.com/cedar-policy/cedar-go":       {"internal/stage/policy"},
 	"github.com/golang-jwt/jwt":              {"internal/edge/auth", "internal/edge/issuer"},
 	"github.com/MicahParks":                  {"internal/edge/auth", "internal/edge/issuer", "internal/app"},
@@ -78,6 +82,12 @@ var importers = map[string][]string{
 	"github.com/hoophq/alcatraz":             {"internal/stage/guard"},
 	"code.dny.dev/ssrf":                      {"internal/source/egress"},
 	"github.com/alecthomas/kong":             {"internal/cli"},
+	"github.com/jackc/pgx":                   {"internal/source/pgrls", "internal/source/postgres", "internal/source/pgvector", "internal/state/postgres"},
+	"github.com/pressly/goose":               {"internal/source/postgres", "internal/state/postgres"},
+	"github.com/wasilibs/go-pgquery":         {"internal/source/postgres/sqlguard"},
+	"github.com/pganalyze/pg_query_go":       {"internal/source/postgres/sqlguard"},
+	"github.com/redis/rueidis":               {"internal/state/redis", "internal/stage/ratelimit/redis", "internal/stage/cache/redis", "internal/copilot/memory/redis"},
+	"github.com/aws":                         {"internal/source/s3"},
 }
 
 // A file is one Go source file, parsed as far as its imports.

@@ -32,7 +32,20 @@ type Deps struct {
 	DataDir string   // directory for drivers that keep files; exists
 	Embed   Embedder // for vector sources; nil if none is configured
 	Egress  Dialer   // for sources that call out; nil means no outbound calls
+	State   State    // what the source must remember beyond its life; nil in tools that keep nothing
 	Log     *slog.Logger
+}
+
+// State keeps small values for one source, in a space of its own, for all replicas of the program:
+// a version, never 0, goes with each value, and a write succeeds only over the version that it
+// names (0: if there is none).
+type State interface {
+	// Get returns the value and its version; version 0 means that there is none.
+	Get(ctx context.Context, key string) (value []byte, version int64, err error)
+	// CompareAndSet returns the new version, or 0 if the version was another.
+	CompareAndSet(ctx context.Context, key string, version int64, value []byte) (int64, error)
+	// CompareAndDelete reports whether it deleted the value of that version.
+	CompareAndDelete(ctx context.Context, key string, version int64) (bool, error)
 }
 
 // A Source is an open store.
@@ -59,6 +72,13 @@ type Query struct {
 	SQL     string
 	Args    map[string]any // by parameter name: string, json.Number, int64, float64, bool or nil
 	MaxRows int            // at most this many rows; 0 means the source's own limit
+
+	// Agent says that the text was written by an agent, not by the operator: a driver refuses it
+	// unless what it could do is bounded by more than the text.
+	Agent bool
+	// TraceParent is the call's W3C traceparent, for the comment that names the call to the store's
+	// own logs; may be empty. It is well formed.
+	TraceParent string
 }
 
 // Rows are the answer to a query.
@@ -162,6 +182,34 @@ type Response struct {
 	Header    map[string]string // a few safe ones: content-type, etag, last-modified
 	Body      string
 	Truncated bool
+}
+
+// A Provider offers tools that run elsewhere, on an upstream MCP server. What it says of its tools
+// is another party's word: names, descriptions and schemas are shown only as they were approved.
+type Provider interface {
+	// Offers returns the tools as they are pinned, sorted by name, whether or not the upstream
+	// answers now.
+	Offers(ctx context.Context) ([]Offer, error)
+	// Invoke calls an offered tool for the tenant with the provider's own credentials. A tool whose
+	// definition is no longer the pinned one is refused with definition_changed and not called.
+	Invoke(ctx context.Context, tenant atlas.TenantID, name string, args json.RawMessage) (Answer, error)
+}
+
+// An Offer is one tool of a provider.
+type Offer struct {
+	Name, Title, Description string // Name is the upstream's, without prefix
+	Input, Output            json.RawMessage
+	ReadOnly, Idempotent     bool // what the operator grants; the upstream's own word only lowers it
+	Destructive              bool
+	Digest                   string // hex SHA-256 of the canonical definition (RFC 8785)
+	Blocked                  bool   // the upstream's definition is not, or no longer, the approved one
+}
+
+// An Answer is what an upstream's tool answered.
+type Answer struct {
+	Structured json.RawMessage // may be empty
+	Text       string          // the text parts, joined by line breaks
+	Failed     bool            // the tool says that it failed; Text says why
 }
 
 // An Embedder turns texts into vectors of one dimension.
