@@ -125,7 +125,10 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 			errs = append(errs, fmt.Errorf("%s: sources.%s.with: %w", main, name, err))
 			continue
 		}
-		s, err := kind.Open(ctx, source.Deps{Name: name, DataDir: dir, Embed: embedder, Egress: dialer, Log: a.log})
+		s, err := kind.Open(ctx, source.Deps{
+			Name: name, DataDir: dir, Embed: embedder, Egress: dialer, State: sourceState{a.state, "source." + name},
+			Log: a.log, TraceParent: telemetry.TraceParent,
+		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("sources.%s: %w", name, err))
 			continue

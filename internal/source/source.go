@@ -32,8 +32,12 @@ type Deps struct {
 	DataDir string   // directory for drivers that keep files; exists
 	Embed   Embedder // for vector sources; nil if none is configured
 	Egress  Dialer   // for sources that call out; nil means no outbound calls
-	State   State    // what the source must remember beyond its life; nil in tools that keep nothing
+	State   State    // what the source must remember beyond its life; nil for drivers that keep nothing
 	Log     *slog.Logger
+
+	// TraceParent returns the W3C traceparent of a call's context, "" if it has none: for the comment
+	// that names the call in the store's own logs, and for calls to other servers. May be nil.
+	TraceParent func(ctx context.Context) string
 }
 
 // State keeps small values for one source, in a space of its own, for all replicas of the program:
@@ -76,9 +80,6 @@ type Query struct {
 	// Agent says that the text was written by an agent, not by the operator: a driver refuses it
 	// unless what it could do is bounded by more than the text.
 	Agent bool
-	// TraceParent is the call's W3C traceparent, for the comment that names the call to the store's
-	// own logs; may be empty. It is well formed.
-	TraceParent string
 }
 
 // Rows are the answer to a query.

@@ -24,7 +24,7 @@ func queryTool(name string, s source.Source) *atlas.Tool {
 		if err != nil {
 			return source.Query{}, err
 		}
-		return source.Query{SQL: str(v, "sql"), Args: plainMap(v["params"]), MaxRows: num(v, "max_rows", maxRows, 100)}, nil
+		return source.Query{SQL: str(v, "sql"), Args: plainMap(v["params"]), MaxRows: num(v, "max_rows", maxRows, 100), Agent: true}, nil
 	}
 	return &atlas.Tool{
 		Title: "Query " + name + " with SQL",

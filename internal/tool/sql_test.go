@@ -35,7 +35,7 @@ func TestQueryVerb(t *testing.T) {
 		t.Errorf("truncated %v: %s", res.Truncated, d)
 	}
 	q := h.crm.last(t)
-	if d := cmp.Diff(source.Query{SQL: "SELECT 1", MaxRows: 7, Args: map[string]any{
+	if d := cmp.Diff(source.Query{SQL: "SELECT 1", MaxRows: 7, Agent: true, Args: map[string]any{
 		"a": int64(1), "b": 1.5, "c": "x", "d": nil, "e": true,
 	}}, q); d != "" {
 		t.Error(d)
