@@ -1,0 +1,46 @@
+package redis_test
+
+import (
+	"crypto/rand"
+	"strings"
+	"testing"
+
+	"github.com/atlas-mcp/atlas/internal/state/redis"
+	"github.com/atlas-mcp/atlas/internal/testenv"
+)
+
+func open(t testing.TB, cfg redis.Config) *redis.Client {
+	t.Helper()
+	c, err := redis.Open(t.Context(), cfg, redis.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// shared is the Redis of all tests, with a prefix of this one's own.
+func shared(t testing.TB) redis.Config {
+	t.Helper()
+	return redis.Config{URL: testenv.URL(t, testenv.Redis), KeyPrefix: "test:" + rand.Text() + ":"}
+}
+
+func TestPing(t *testing.T) {
+	c := open(t, shared(t))
+	info, err := c.Ping(t.Context())
+	if err != nil || info.Version == "" || info.Role != "master" || info.Mode != redis.Standalone || info.Eviction == "" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error("closing twice:", err)
+	}
+	if _, err := c.Ping(t.Context()); err == nil {
+		t.Error("a closed client answers")
+	}
+	if !strings.HasPrefix(c.Prefix(), "test:") {
+		t.Error(c.Prefix())
+	}
+}
