@@ -34,3 +34,15 @@ func CheckKey(key string) error {
 	}
 	return nil
 }
+
+// CheckPrefix checks that prefix is empty or can begin a key: what comes after its last slash may be
+// any beginning of a name, even none or ".". The error has the code invalid_arguments.
+func CheckPrefix(prefix string) error {
+	if prefix == "" {
+		return nil
+	}
+	if err := CheckKey(prefix + "x"); err != nil {
+		return atlas.Errorf(atlas.CodeInvalidArguments, err, "prefix cannot begin any key").With("argument", "prefix")
+	}
+	return nil
+}

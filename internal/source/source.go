@@ -164,6 +164,15 @@ type Object struct {
 	Truncated   bool
 }
 
+// A Linker gives addresses by which one object can be read without a token, for a while.
+type Linker interface {
+	// Link returns an https (or, on one machine, http) URL of the tenant's object and when it ends.
+	// Codes: not_found if there is no such object. Whoever has the URL can read the object.
+	Link(ctx context.Context, tenant atlas.TenantID, key string) (url string, expires time.Time, err error)
+	// Links says whether the operator allows them at all.
+	Links() bool
+}
+
 // A Fetcher makes outbound HTTP requests to the tenant's allowed hosts.
 type Fetcher interface {
 	Fetch(ctx context.Context, tenant atlas.TenantID, r Request) (Response, error)

@@ -16,7 +16,7 @@ import (
 // Verbs says which verbs of a source are offered as tools, and how. The zero Verbs offers all that
 // the source can do, except "send", which must be asked for.
 type Verbs struct {
-	Expose   []string    `yaml:"expose"`   // verbs: query, schema, search, get, list, put, fetch, send; [] for none
+	Expose   []string    `yaml:"expose"`   // verbs: query, schema, search, get, list, put, link, fetch, send; [] for none
 	Reads    atlas.Reads `yaml:"reads"`    // default: untrusted for search and HTTP sources, private for others
 	Toolsets []string    `yaml:"toolsets"` // named groups that the tools belong to
 	Tags     []string    `yaml:"tags"`
@@ -74,7 +74,7 @@ func (v Verbs) Validate() error {
 	return errors.Join(errs...)
 }
 
-var verbNames = []string{"query", "schema", "search", "get", "list", "put", "fetch", "send"}
+var verbNames = []string{"query", "schema", "search", "get", "list", "put", "link", "fetch", "send"}
 
 // A verb is one thing that a source with a capability can do. The make functions stand beside the
 // code that runs them: query.go, search.go, object.go, fetch.go.
@@ -99,6 +99,7 @@ func verbTable() []verb {
 		{name: "get", able: can[source.ObjectStore], make: getTool, scope: "read"},
 		{name: "list", able: can[source.ObjectStore], make: listTool, scope: "read"},
 		{name: "put", able: can[source.ObjectStore], make: putTool, scope: "write"},
+		{name: "link", able: links, make: linkTool, scope: "read"},
 		{name: "fetch", able: can[source.Fetcher], make: fetchTool, scope: "fetch", public: true},
 		{name: "send", able: can[source.Fetcher], make: sendTool, scope: "write", public: true, optIn: true},
 	}

@@ -195,7 +195,7 @@ func (f *Folder) Get(ctx context.Context, tenant atlas.TenantID, key string, max
 		}
 		o = source.Object{
 			ObjectInfo:  source.ObjectInfo{Key: key, Size: info.Size(), Modified: info.ModTime().UTC()},
-			ContentType: contentType(key), Content: content,
+			ContentType: source.ContentType(key), Content: content,
 		}
 		if int64(len(content)) > limit {
 			o.Content, o.Truncated = content[:limit], true

@@ -22,7 +22,7 @@ const maxDepth = 512
 func (f *Folder) List(ctx context.Context, tenant atlas.TenantID, prefix string, limit int) ([]source.ObjectInfo, error) {
 	var out []source.ObjectInfo
 	err := f.do(ctx, func() error {
-		if err := checkPrefix(prefix); err != nil {
+		if err := source.CheckPrefix(prefix); err != nil {
 			return err
 		}
 		if limit < 0 {
@@ -52,18 +52,6 @@ func (f *Folder) List(ctx context.Context, tenant atlas.TenantID, prefix string,
 		return nil, err
 	}
 	return out, nil
-}
-
-// checkPrefix checks that prefix can begin a key.
-func checkPrefix(prefix string) error {
-	if prefix == "" {
-		return nil
-	}
-	// What comes after the last slash may be any beginning of a name, even none or ".".
-	if err := source.CheckKey(prefix + "x"); err != nil {
-		return atlas.Errorf(atlas.CodeInvalidArguments, err, "prefix cannot begin any key").With("argument", "prefix")
-	}
-	return nil
 }
 
 // A walk collects objects in the order of their keys.

@@ -1,13 +1,13 @@
-package folder
+package source
 
 import (
 	"path"
 	"strings"
 )
 
-// contentType returns what the extension of key says. The table is ours, because the system's
-// differs from machine to machine.
-func contentType(key string) string {
+// ContentType returns what the extension of an object's key says. The table is ours, because the
+// system's differs from machine to machine.
+func ContentType(key string) string {
 	switch strings.ToLower(path.Ext(key)) {
 	case ".txt", ".log", ".text":
 		return "text/plain; charset=utf-8"
