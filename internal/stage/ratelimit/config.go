@@ -18,7 +18,28 @@ type Config struct {
 	Caller  Rate                    `yaml:"caller"`  // calls by one caller; default 240 per minute, burst 60
 	Tools   map[string]ToolRate     `yaml:"tools"`   // by tool name
 	Tenants map[string]TenantConfig `yaml:"tenants"` // by tenant id
+
+	OnStoreFailure OnStoreFailure `yaml:"on_store_failure"` // if replicas share a store
 }
+
+// OnStoreFailure says what becomes of calls while the store that replicas share is away.
+type OnStoreFailure struct {
+	Reads  FailMode `yaml:"reads"`  // local (default), refuse or allow
+	Writes FailMode `yaml:"writes"` // refuse (default) or local
+}
+
+// A FailMode is one of the ways to do without the shared store.
+type FailMode string
+
+// The fail modes.
+const (
+	// FailRefuse refuses the call with state_unavailable.
+	FailRefuse FailMode = "refuse"
+	// FailLocal lets each replica hold the whole limit alone: n replicas let through up to n times as much.
+	FailLocal FailMode = "local"
+	// FailAllow lets the call pass unlimited.
+	FailAllow FailMode = "allow"
+)
 
 // A Rate is how many calls may be made. Fields that are 0 are inherited from the next more general
 // rate.
@@ -53,6 +74,8 @@ func (c Config) withDefaults() Config {
 	c.Tenant = c.Tenant.or(Rate{2400, time.Minute, 400})
 	c.Tool = c.Tool.or(Rate{600, time.Minute, 100})
 	c.Caller = c.Caller.or(Rate{240, time.Minute, 60})
+	c.OnStoreFailure.Reads = cmp.Or(c.OnStoreFailure.Reads, FailLocal)
+	c.OnStoreFailure.Writes = cmp.Or(c.OnStoreFailure.Writes, FailRefuse)
 	return c
 }
 
@@ -109,6 +132,12 @@ func (c Config) Validate() error {
 		check(where+".tool", t.Tool, t.Tool.or(d.Tool), 0)
 		check(where+".caller", t.Caller, t.Caller.or(d.Caller), 0)
 		tools(where+".tools", t.Tools, func(name string) Rate { return c.Tools[name].rate().or(t.Tool.or(d.Tool)) })
+	}
+	if !slices.Contains([]FailMode{FailLocal, FailRefuse, FailAllow}, d.OnStoreFailure.Reads) {
+		errs = append(errs, fmt.Errorf("on_store_failure.reads: %q is none of local, refuse, allow", d.OnStoreFailure.Reads))
+	}
+	if !slices.Contains([]FailMode{FailLocal, FailRefuse}, d.OnStoreFailure.Writes) {
+		errs = append(errs, fmt.Errorf("on_store_failure.writes: %q is none of refuse, local", d.OnStoreFailure.Writes))
 	}
 	return errors.Join(errs...)
 }

@@ -1,7 +1,8 @@
 // Package ratelimit is the stage that keeps calls to their rates: per tenant, per tool within the
 // tenant, and per caller, charged in one atomic step, all or none. It uses GCRA, the generic cell
-// rate algorithm (ITU-T I.371, annex A), behind a small [Store], of which [Local] is the
-// in-process one. Daily quotas and protection of single sources are left to others.
+// rate algorithm (ITU-T I.371, annex A), behind a small [Store]: [Local] is the in-process one, the
+// one that replicas share is in a folder of its own, and [Failover] does without it while it is
+// away. Daily quotas and protection of single sources are left to others.
 package ratelimit
 
 import (
@@ -41,8 +42,9 @@ type Cell struct {
 
 // A Charge is what one call takes, by scope. All buckets are the tenant's.
 type Charge struct {
-	Tenant atlas.TenantID
-	Cells  [scopes]Cell
+	Tenant    atlas.TenantID
+	Cells     [scopes]Cell
+	OnFailure FailMode // for [Failover]; empty means refuse
 }
 
 // A Decision answers a charge.
@@ -57,14 +59,15 @@ type Decision struct {
 type Store interface {
 	// Take takes from all cells of the charge, or from none, in one atomic step. It is safe for
 	// concurrent use and uses the store's own clock. An error means that nothing is known; the
-	// call is then refused.
+	// call is then refused. ratelimittest holds the contract.
 	Take(ctx context.Context, c Charge) (Decision, error)
 }
 
 // A Limiter is the stage. It is immutable; what it counts is in the store.
 type Limiter struct {
-	store Store
-	rules rules
+	store     Store
+	rules     rules
+	onFailure OnStoreFailure
 }
 
 // New makes a Limiter. The store is shared with the limiters before and after a reload.
@@ -75,7 +78,8 @@ func New(cfg Config, store Store) (*Limiter, error) {
 	if store == nil {
 		return nil, errors.New("ratelimit: there is no store")
 	}
-	return &Limiter{store: store, rules: compile(cfg.withDefaults())}, nil
+	cfg = cfg.withDefaults()
+	return &Limiter{store: store, rules: compile(cfg), onFailure: cfg.OnStoreFailure}, nil
 }
 
 // Stage refuses calls over a limit with rate_limited. Calls that a composed or workflow tool makes
@@ -106,11 +110,14 @@ func (l *Limiter) charge(call atlas.Call) (Charge, error) {
 		return Charge{}, atlas.Errorf(atlas.CodeInternal, errors.New("ratelimit: the call has no principal or no tenant"), "")
 	}
 	t := l.rules.tenant(call.Tenant)
-	c := Charge{Tenant: call.Tenant}
+	c := Charge{Tenant: call.Tenant, OnFailure: l.onFailure.Reads}
 	cost := int64(1)
 	if call.Op == atlas.OpCall {
 		if call.Tool == nil {
 			return Charge{}, atlas.Errorf(atlas.CodeInternal, errors.New("ratelimit: the call has no tool; the registry stage must be outside"), "")
+		}
+		if tool := call.Tool; !tool.ReadOnly || tool.Destructive || tool.Effects != atlas.EffectsNone {
+			c.OnFailure = l.onFailure.Writes
 		}
 		limit, weight := t.tool(call.Tool.Name)
 		cost = weight
@@ -147,8 +154,11 @@ func refusal(d Decision) error {
 	return e.With("limit", d.Scope.String())
 }
 
-// storeError keeps the errors of a context what they are.
+// storeError keeps the errors of a context what they are, and what a store has already said.
 func storeError(err error) error {
+	if e, ok := errors.AsType[*atlas.Error](err); ok && e.Code == atlas.CodeStateUnavailable {
+		return e
+	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
