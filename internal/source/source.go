@@ -26,6 +26,14 @@ type Config interface {
 	Open(ctx context.Context, deps Deps) (Source, error)
 }
 
+// A Migrator is a Config whose store must be prepared before it can be opened: tables, roles,
+// indexes, collections. Only `atlas migrate`, `atlas seed`, the demo and tests use it; the server
+// never does, and need not have the rights for it.
+type Migrator interface {
+	// Migrate brings the store to what the driver needs. Doing it twice is fine.
+	Migrate(ctx context.Context, deps Deps) error
+}
+
 // Deps are what the program gives to every driver.
 type Deps struct {
 	Name    string   // the source's name in the configuration
