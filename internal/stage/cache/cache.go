@@ -1,8 +1,14 @@
-// Package cache answers repeated reads from memory. Only tools that are read-only and declare a
-// cache time are cached. What may be shared is decided by the key (see key.go); when an answer is
-// loaded, by how many and for whose account, by flight.go; what is kept and for how long, by
-// store.go. Which calls are allowed is left to the policy stage, which every call passes before
+// Package cache answers repeated reads from memory, and from a second tier that all replicas share.
+// Only tools that are read-only and declare a cache time are cached. What may be shared is decided
+// by the key (see key.go); when an answer is loaded, by how many and for whose account, by flight.go;
+// what is kept here and for how long, by store.go; what the second tier promises stands in shared.go,
+// how answers are sealed for it in envelope.go, and how it is used, and done without while it is away,
+// in tier.go. Which calls are allowed is left to the policy stage, which every call passes before
 // it comes here; redaction is left to the guard stage, which every answer passes afterwards.
+//
+// A purge reaches this replica at once and the others within the time that a message takes. A replica
+// that could not be told (the second tier was away, which whoever purged is told) answers from its
+// memory for at most the tool's own cache time, and forgets everything when it can listen again.
 package cache
 
 import (
@@ -26,7 +32,17 @@ type Config struct {
 	MaxEntry    int           `yaml:"max_entry"`     // bytes of an answer that is kept; default 512 KiB
 	NegativeTTL time.Duration `yaml:"negative_ttl"`  // how long "there is nothing by this name" is kept, at most the tool's own time; negative: not at all. Default 5s
 	Beta        float64       `yaml:"early_refresh"` // eagerness of the early refresh; 1 is right for most, more is earlier, negative is never. Default 1
+
+	// Of the tier that replicas share, where there is one. Read at the start only, as the sizes.
+
+	SharedTimeout time.Duration `yaml:"shared_timeout"` // how long a call waits for it before it goes on without; default 50ms
+	Lease         time.Duration `yaml:"lease"`          // after which a load whose replica died is taken over by another; default 5s
+	// OnStoreFailure says what happens while the shared tier is away. The one way there is, and the
+	// default, is local: each replica caches for itself.
+	OnStoreFailure string `yaml:"on_store_failure"`
 }
+
+const onFailureLocal = "local"
 
 func (c Config) withDefaults() Config {
 	c.TenantBytes = cmp.Or(c.TenantBytes, 8<<20)
@@ -34,6 +50,9 @@ func (c Config) withDefaults() Config {
 	c.MaxEntry = cmp.Or(c.MaxEntry, 512<<10)
 	c.NegativeTTL = cmp.Or(c.NegativeTTL, 5*time.Second)
 	c.Beta = cmp.Or(c.Beta, 1)
+	c.SharedTimeout = cmp.Or(c.SharedTimeout, 50*time.Millisecond)
+	c.Lease = cmp.Or(c.Lease, 5*time.Second)
+	c.OnStoreFailure = cmp.Or(c.OnStoreFailure, onFailureLocal)
 	return c
 }
 
@@ -51,6 +70,16 @@ func (c Config) Validate() error {
 	}
 	if math.IsNaN(c.Beta) || math.IsInf(c.Beta, 0) {
 		errs = append(errs, errors.New("early_refresh must be a number"))
+	}
+	if t := c.SharedTimeout; t != 0 && (t < time.Millisecond || t > 5*time.Second) {
+		errs = append(errs, errors.New("shared_timeout must be 1ms to 5s"))
+	}
+	// Below, a busy process would lose its leases; above, a dead one would keep them for too long.
+	if l := c.Lease; l != 0 && (l < 100*time.Millisecond || l > time.Minute) {
+		errs = append(errs, errors.New("lease must be 100ms to 1m"))
+	}
+	if f := c.OnStoreFailure; f != "" && f != onFailureLocal {
+		errs = append(errs, fmt.Errorf("on_store_failure: %q is not known; there is %s", f, onFailureLocal))
 	}
 	return errors.Join(errs...)
 }
@@ -102,7 +131,7 @@ func (c *Cache) Stage(next atlas.Handler) atlas.Handler {
 		now := time.Now()
 		if e := c.store.get(k, now); e != nil {
 			if c.early(e, now) && !e.refreshed.Swap(true) {
-				c.refresh(ctx, k, call, next)
+				c.refresh(ctx, k, call, next, e)
 			}
 			return e.answer()
 		}

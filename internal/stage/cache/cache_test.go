@@ -688,14 +688,18 @@ func TestPurge(t *testing.T) {
 		for _, c := range []atlas.Call{call(), call(other), call(foreign)} {
 			ask(t, w.handle, c)
 		}
-		w.store.Purge("acme", tc.tool)
+		if err := w.store.Purge(t.Context(), "acme", tc.tool); err != nil {
+			t.Error(err)
+		}
 		for i, c := range []atlas.Call{call(), call(other), call(foreign)} {
 			if _, note := ask(t, w.handle, c); note != tc.want[i] {
 				t.Errorf("Purge of %q: call %d is a %s, want %s", tc.tool, i, note, tc.want[i])
 			}
 		}
 	}
-	newStore(t, never).Purge("nobody", "")
+	if err := newStore(t, never).Purge(t.Context(), "nobody", ""); err != nil {
+		t.Error(err)
+	}
 }
 
 // What was read before a purge does not come back after it, and the end of the old load does not
@@ -707,7 +711,7 @@ func TestPurgeDuringALoad(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { want(t, w.handle, call(), `{"run":1}`, "miss") })
 		time.Sleep(time.Second)
-		w.store.Purge("acme", "crm_order")
+		_ = w.store.Purge(t.Context(), "acme", "crm_order")
 		wg.Go(func() { want(t, w.handle, call(), `{"run":2}`, "miss") })
 		time.Sleep(1500 * time.Millisecond) // the old load has ended, the new one has not
 		want(t, w.handle, call(), `{"run":2}`, "hit")
@@ -719,7 +723,7 @@ func TestPurgeDuringALoad(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { want(t, w.handle, call(), `{"run":1}`, "miss") })
 		synctest.Wait()
-		w.store.Purge("acme", "")
+		_ = w.store.Purge(t.Context(), "acme", "")
 		wg.Wait()
 		want(t, w.handle, call(), `{"run":2}`, "miss")
 	})
@@ -806,8 +810,9 @@ func TestClose(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	bad := cache.Config{TenantBytes: 1, MaxTenants: -1, MaxEntry: -1}
+	bad.SharedTimeout, bad.Lease, bad.OnStoreFailure = time.Hour, time.Millisecond, "panic"
 	err := bad.Validate()
-	for _, word := range []string{"tenant_bytes", "max_tenants", "max_entry"} {
+	for _, word := range []string{"tenant_bytes", "max_tenants", "max_entry", "shared_timeout", "lease", "on_store_failure"} {
 		if err == nil || !strings.Contains(err.Error(), word) {
 			t.Errorf("%v does not name %s", err, word)
 		}

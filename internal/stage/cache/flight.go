@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -21,9 +22,10 @@ type flight struct {
 	waiters int           // guarded by Store.mu
 	discard bool          // guarded by Store.mu: purged meanwhile
 
-	res atlas.Result
-	err error
-	own bool // the outcome is the first caller's alone: others must not be answered with it
+	res  atlas.Result
+	err  error
+	own  bool   // the outcome is the first caller's alone: others must not be answered with it
+	kept *entry // instead of the three above: an answer that was taken from the second tier
 }
 
 // rounds is how often a call waits for another's load that then was not for it, before it makes
@@ -58,6 +60,9 @@ func (c *Cache) load(ctx context.Context, k key, call atlas.Call, next atlas.Han
 			c.store.leave(k, f)
 			return missed, &atlas.Error{Code: atlas.CodeBudgetExhausted}
 		}
+		if f.kept != nil {
+			return f.kept.answer()
+		}
 		if !leads && f.own {
 			continue
 		}
@@ -73,6 +78,7 @@ func (c *Cache) load(ctx context.Context, k key, call atlas.Call, next atlas.Han
 		res.Notes = atlas.Notes{Cache: hit}
 		return res, nil
 	}
+	c.store.misses.Add(1)
 	res, err := next(ctx, call)
 	res.Notes.Cache = miss
 	return res, err
@@ -103,50 +109,99 @@ func (c *Cache) join(ctx context.Context, k key, call atlas.Call, next atlas.Han
 
 // refresh starts a load for an answer that is still good. Nobody waits for it, so it is under no
 // caller's time budget.
-func (c *Cache) refresh(ctx context.Context, k key, call atlas.Call, next atlas.Handler) {
+func (c *Cache) refresh(ctx context.Context, k key, call atlas.Call, next atlas.Handler, have *entry) {
 	s := c.store
 	select {
 	case s.refreshes <- struct{}{}:
 	default:
 		return
 	}
-	release := func() { <-s.refreshes }
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.flights[k] != nil {
-		release()
+		<-s.refreshes
 		return
 	}
 	call.Budget = atlas.Budget{}
-	c.startLocked(ctx, k, call, next, release)
+	c.startLocked(ctx, k, call, next, have)
 }
 
-// startLocked starts a flight with one waiter: the caller, or for a refresh nobody, so that it is
-// never the last who leaves. The caller holds the store's mu.
-func (c *Cache) startLocked(ctx context.Context, k key, call atlas.Call, next atlas.Handler, release func()) *flight {
+// startLocked starts a flight with one waiter: the caller, or for a refresh (of have) nobody, so that
+// it is never the last who leaves. The caller holds the store's mu.
+func (c *Cache) startLocked(ctx context.Context, k key, call atlas.Call, next atlas.Handler, have *entry) *flight {
 	s := c.store
 	// The trace goes along, the first caller's cancellation does not.
 	timeout := cmp.Or(call.Tool.Timeout, defaultTimeout)
 	if call.Task {
 		timeout = max(timeout, call.Tool.Task.Timeout)
 	}
-	fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	bare := context.WithoutCancel(ctx)
+	var (
+		fctx   context.Context
+		cancel context.CancelFunc
+	)
+	if s.tier == nil {
+		fctx, cancel = context.WithTimeout(bare, timeout)
+	} else {
+		fctx, cancel = context.WithCancel(bare)
+	}
 	f := &flight{cancel: cancel, done: make(chan struct{}), waiters: 1}
 	s.flights[k] = f
 	s.running[f] = struct{}{}
 	s.wg.Go(func() {
 		defer cancel()
-		if release != nil {
-			defer release()
+		if have != nil {
+			defer func() { <-s.refreshes }()
 		}
-		c.fly(fctx, k, f, call, next, release != nil)
+		c.fly(fctx, k, f, call, next, timeout, have)
 	})
 	return f
 }
 
-// fly runs the tool and lands the flight, also when the tool panics: a panic here has no stage
+// fly finds the answer in the second tier or runs the tool, and lands the flight.
+func (c *Cache) fly(ctx context.Context, k key, f *flight, call atlas.Call, next atlas.Handler, timeout time.Duration, have *entry) {
+	t := c.store.tier
+	if t == nil {
+		c.run(ctx, k, f, call, next, have != nil, nil)
+		return
+	}
+	what, e, r := t.enter(ctx, k, have, timeout)
+	switch what {
+	case doRun:
+		// The time for waiting is not taken from the tool: whoever takes over a load has as long for it as
+		// anybody. How long a caller waits is the caller's to say.
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		if r != nil && r.granted {
+			var renewing sync.WaitGroup
+			renewing.Go(func() { t.renew(ctx, r) })
+			defer renewing.Wait()
+			defer cancel()
+		}
+		c.run(ctx, k, f, call, next, have != nil, r)
+	case doTake:
+		t.hits.Add(1)
+		early := have == nil && c.early(e, time.Now()) && !e.refreshed.Swap(true)
+		c.take(k, f, e)
+		if early {
+			c.refresh(ctx, k, call, next, e)
+		}
+	case doSkip:
+		f.own = true // whoever joined meanwhile asks again
+		c.take(k, f, nil)
+	}
+}
+
+// take lands a flight without a run, with an answer or none.
+func (c *Cache) take(k key, f *flight, e *entry) {
+	f.kept = e
+	c.keep(k, f, e)
+	close(f.done)
+}
+
+// run runs the tool and lands the flight, also when the tool panics: a panic here has no stage
 // above it that could catch it, and would end the process.
-func (c *Cache) fly(ctx context.Context, k key, f *flight, call atlas.Call, next atlas.Handler, background bool) {
+func (c *Cache) run(ctx context.Context, k key, f *flight, call atlas.Call, next atlas.Handler, background bool, r *right) {
 	began := time.Now()
 	res, err := atlas.Result{}, error(atlas.Errorf(atlas.CodeInternal, errors.New("cache: the load ended without an answer"), ""))
 	defer func() {
@@ -157,37 +212,64 @@ func (c *Cache) fly(ctx context.Context, k key, f *flight, call atlas.Call, next
 			c.log.WarnContext(ctx, "an early refresh failed; the answer in hand serves until it expires",
 				slog.String("tool", call.Tool.Name), slog.Any("error", err))
 		}
-		c.land(k, f, call, began, res, err)
+		c.land(ctx, k, f, call, began, res, err, r)
 	}()
-	res, err = next(ctx, call)
+	if err = ctx.Err(); err == nil { // everyone may have left while it waited for another replica
+		c.store.misses.Add(1)
+		res, err = next(ctx, call)
+	}
 }
 
-// land keeps the answer if it may be kept, and wakes those who wait.
-func (c *Cache) land(k key, f *flight, call atlas.Call, began time.Time, res atlas.Result, err error) {
+// land keeps the answer if it may be kept, wakes those who wait, and tells the second tier. That comes
+// last, so that nobody here waits for it; whoever asks there meanwhile finds the load under way.
+func (c *Cache) land(ctx context.Context, k key, f *flight, call atlas.Call, began time.Time, res atlas.Result, err error, r *right) {
 	f.res, f.err = res, err
 	if err == nil && f.res.AsOf.IsZero() {
 		f.res.AsOf = began
 	}
 	f.own = ownOutcome(call, res, err)
 	e := c.entryOf(call, began, f.res, err)
+	if e != nil && r != nil && r.granted {
+		e.token = r.token
+	}
+	kept := c.keep(k, f, e)
+	again := e != nil || err != nil && (f.own || errors.Is(ctx.Err(), context.Canceled))
+	close(f.done)
+	switch t := c.store.tier; {
+	case r == nil:
+	case kept && r.granted:
+		if !t.fill(ctx, r, e) {
+			c.store.drop(k, e)
+		}
+	default:
+		// A load that was cut short, or whose caller had no time, is for another to try; what was purged
+		// is to be loaded anew. What ended with a failure, or with an answer that is not for the cache,
+		// need not be waited for.
+		t.release(ctx, r, again)
+	}
+}
+
+// keep takes the flight off and keeps the answer, if there is one and nothing was purged meanwhile.
+func (c *Cache) keep(k key, f *flight, e *entry) (kept bool) {
 	s := c.store
 	s.mu.Lock()
-	if s.closed && err != nil {
-		f.err = atlas.Errorf(atlas.CodeShuttingDown, err, "")
+	if s.closed && f.err != nil {
+		f.err = atlas.Errorf(atlas.CodeShuttingDown, f.err, "")
 	}
-	var perr error
+	var err error
 	if e != nil && !f.discard && !s.closed {
-		perr = s.put(k, e)
+		err = s.put(k, e)
+		kept = err == nil
 	}
 	if s.flights[k] == f {
 		delete(s.flights, k)
 	}
 	delete(s.running, f)
 	s.mu.Unlock()
-	if perr != nil {
-		c.log.Error("an answer could not be kept", slog.Any("error", perr))
+	if err != nil {
+		c.log.Error("an answer could not be kept", slog.Any("error", err))
 	}
-	close(f.done)
+	return kept
 }
 
 // leave takes one waiter off the flight. After the last it is cancelled, and a call that comes
@@ -220,7 +302,7 @@ func ownOutcome(call atlas.Call, res atlas.Result, err error) bool {
 // not_found, answers with a cursor and those over the limit are not kept.
 func (c *Cache) entryOf(call atlas.Call, began time.Time, res atlas.Result, err error) *entry {
 	now := time.Now()
-	e := &entry{delta: now.Sub(began), ttl: call.Tool.CacheTTL}
+	e := &entry{began: began, delta: now.Sub(began), ttl: call.Tool.CacheTTL}
 	switch {
 	case err == nil:
 		if res.Partial || res.NextCursor != "" || res.Ask != nil || res.Size() > c.cfg.MaxEntry {

@@ -2,6 +2,8 @@ package cache
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -26,7 +28,9 @@ type entry struct {
 	failure   *atlas.Error // instead of res: there is nothing by this name
 	expires   time.Time
 	ttl       time.Duration
-	delta     time.Duration // how long the load took
+	began     time.Time     // when the load began
+	delta     time.Duration // how long it took
+	token     string        // under which it was filled into the second tier; empty if it was not
 	refreshed atomic.Bool   // the one early refresh has begun
 }
 
@@ -60,9 +64,10 @@ func copyError(err error) error {
 }
 
 // A Store holds the answers of all tenants, each tenant's in a part of its own with its own limit
-// in bytes, so that no tenant can push out another's. It outlives the Cache. It is safe for
-// concurrent use.
+// in bytes, so that no tenant can push out another's. It may have a second tier behind it. It
+// outlives the Cache. It is safe for concurrent use.
 type Store struct {
+	tier        *tier // the second one; nil if there is none
 	tenantBytes uint64
 	maxTenants  int
 	refreshes   chan struct{} // one token per running refresh
@@ -73,22 +78,30 @@ type Store struct {
 	closed  bool
 	flights map[key]*flight      // loads that others may join
 	running map[*flight]struct{} // all loads
-	wg      sync.WaitGroup       // of running
+	wg      sync.WaitGroup       // of running, and of listening to the second tier
+	retired uint64               // hits of the shards that are gone
+
+	misses atomic.Uint64
 }
 
 // A shard is one tenant's part.
 type shard struct {
 	cache *otter.Cache[key, *entry]
 	used  atomic.Int64 // Unix seconds of the last use
+	hits  atomic.Uint64
 }
 
 // maxRefreshes is how many early refreshes run at the same time; an answer whose refresh finds no
 // room is refreshed at a later hit or expires.
 const maxRefreshes = 64
 
-// NewStore returns an empty store of the configured sizes.
-func NewStore(cfg Config) (*Store, error) {
-	if err := cfg.Validate(); err != nil {
+// NewStore returns an empty store of the configured sizes, with one tier.
+func NewStore(cfg Config) (*Store, error) { return NewTiered(cfg, Deps{}) }
+
+// NewTiered returns an empty store of the configured sizes over the second tier in d, and listens there
+// until it is closed. The second tier must outlive the store.
+func NewTiered(cfg Config, d Deps) (*Store, error) {
+	if err := errors.Join(cfg.Validate(), d.validate()); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	cfg = cfg.withDefaults()
@@ -100,6 +113,12 @@ func NewStore(cfg Config) (*Store, error) {
 		running:     map[*flight]struct{}{},
 	}
 	s.shards.Store(&map[atlas.TenantID]*shard{})
+	if d.Shared != nil {
+		s.tier = newTier(cfg, d)
+		ctx, cancel := context.WithCancel(context.Background())
+		s.tier.stop = cancel
+		s.wg.Go(func() { d.Shared.Listen(ctx, listener{s}) })
+	}
 	return s, nil
 }
 
@@ -117,6 +136,7 @@ func (s *Store) get(k key, now time.Time) *entry {
 	if !ok || !now.Before(e.expires) {
 		return nil
 	}
+	sh.hits.Add(1)
 	return e
 }
 
@@ -155,6 +175,7 @@ func (s *Store) shardLocked(tenant atlas.TenantID) (*shard, error) {
 				idlest = t
 			}
 		}
+		s.retired += grown[idlest].hits.Load()
 		delete(grown, idlest)
 	}
 	grown[tenant] = sh
@@ -173,10 +194,41 @@ type clock struct{}
 func (clock) NowNano() int64                      { return time.Now().UnixNano() }
 func (clock) Tick(time.Duration) <-chan time.Time { return nil }
 
-// Purge forgets the tenant's answers of one tool, or of all tools if tool is empty. Loads that
-// are under way still answer those who wait for them, but are not kept, and a call that comes
-// after Purge does not join them.
-func (s *Store) Purge(tenant atlas.TenantID, tool string) {
+// drop forgets an answer, unless there is another by now.
+func (s *Store) drop(k key, e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh := (*s.shards.Load())[k.tenant]
+	if sh == nil {
+		return
+	}
+	if kept, ok := sh.cache.GetIfPresent(k); ok && kept == e {
+		sh.cache.Invalidate(k)
+	}
+}
+
+// Purge forgets the tenant's answers of one tool, or of all tools if tool is empty, here and in the
+// second tier. Loads that are under way still answer those who wait for them, but are not kept, and
+// a call that comes after Purge does not join them.
+//
+// An error, of code state_unavailable, says that the second tier could not be told: here everything is
+// as purged, and stays so, but other replicas may answer with what they have for as long as the tools'
+// cache times are. Whoever purges should try again; this replica also tells the second tier before it
+// next asks it for an answer that the purge covers.
+func (s *Store) Purge(ctx context.Context, tenant atlas.TenantID, tool string) error {
+	s.forget(tenant, tool)
+	if s.tier == nil {
+		return nil
+	}
+	if err := s.tier.purge(ctx, purgeKey{tenant, tool}); err != nil {
+		return atlas.Errorf(atlas.CodeStateUnavailable, err,
+			"purged on this replica; the others could not be told and may answer with older data for as long as the tools' cache times are; purge again")
+	}
+	return nil
+}
+
+// forget is Purge, here only.
+func (s *Store) forget(tenant atlas.TenantID, tool string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, f := range s.flights {
@@ -200,6 +252,60 @@ func (s *Store) Purge(tenant atlas.TenantID, tool string) {
 	}
 }
 
+// flush forgets everything, here only.
+func (s *Store) flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for f := range s.running {
+		f.discard = true
+	}
+	clear(s.flights)
+	for _, sh := range *s.shards.Load() {
+		sh.cache.InvalidateAll()
+	}
+}
+
+// A listener does here what other replicas did.
+type listener struct{ s *Store }
+
+func (l listener) Purged(tenant atlas.TenantID, tool string) {
+	l.s.tier.remember(purgeKey{tenant, tool}, purging{at: time.Now()})
+	l.s.forget(tenant, tool)
+}
+
+func (l listener) Gap() {
+	l.s.tier.gaps.Add(1)
+	l.s.flush()
+}
+
+// Stats counts what happened since the store was made.
+type Stats struct {
+	MemoryHits uint64 // answered from this process
+	SharedHits uint64 // answers taken over from the second tier
+	Misses     uint64 // runs of tools
+	Fallbacks  uint64 // the second tier did not answer, or not in time, and was done without
+	Takeovers  uint64 // loads that another replica had begun and not finished
+	Rejected   uint64 // entries of the second tier that did not open: changed there, or sealed with another key
+	Lost       uint64 // answers not kept because the right to load them had run out
+	Purged     uint64 // answers not kept because of a purge during their load
+	Gaps       uint64 // times that messages of other replicas may have been lost, and everything was forgotten
+}
+
+// Stats returns the counts. They only grow.
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	st := Stats{MemoryHits: s.retired, Misses: s.misses.Load()}
+	for _, sh := range *s.shards.Load() {
+		st.MemoryHits += sh.hits.Load()
+	}
+	s.mu.Unlock()
+	if t := s.tier; t != nil {
+		st.SharedHits, st.Fallbacks, st.Takeovers = t.hits.Load(), t.fallbacks.Load(), t.takeovers.Load()
+		st.Rejected, st.Lost, st.Purged, st.Gaps = t.rejected.Load(), t.lost.Load(), t.purged.Load(), t.gaps.Load()
+	}
+	return st
+}
+
 // Close ends all loads, waits for them, and forgets everything. Calls that need a load are then
 // refused with shutting_down. Closing twice is fine.
 func (s *Store) Close() error {
@@ -208,8 +314,14 @@ func (s *Store) Close() error {
 	for f := range s.running {
 		f.cancel()
 	}
+	for _, sh := range *s.shards.Load() {
+		s.retired += sh.hits.Load()
+	}
 	s.shards.Store(&map[atlas.TenantID]*shard{})
 	s.mu.Unlock()
+	if s.tier != nil {
+		s.tier.stop()
+	}
 	s.wg.Wait()
 	return nil
 }

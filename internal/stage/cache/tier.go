@@ -1,0 +1,424 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/atlas-mcp/atlas"
+)
+
+// Deps are what a store with two tiers needs.
+type Deps struct {
+	Shared Shared // the second tier; nil: there is none, and the rest is not looked at
+	Sealer Sealer // seals what goes there, with the same keys on all replicas
+	// Secret is what the names of answers in the second tier are keyed with: at least 32 random bytes,
+	// the same on all replicas, not used for anything else.
+	Secret []byte
+	Log    *slog.Logger
+}
+
+func (d Deps) validate() error {
+	if d.Shared == nil {
+		return nil
+	}
+	if d.Sealer == nil || len(d.Secret) < 32 || d.Log == nil {
+		return errors.New("a second tier needs a sealer, a secret of at least 32 bytes and a log")
+	}
+	return nil
+}
+
+const (
+	writeTimeout = 500 * time.Millisecond // of what no caller waits for
+	purgeTimeout = 2 * time.Second        // of a purge, if its context has more
+	maxPurges    = 4096                   // that are remembered
+)
+
+// A tier is the second tier as the store sees it: names, seals, opens, and does without while the
+// store of all replicas is away.
+type tier struct {
+	shared  Shared
+	sealer  Sealer
+	secret  []byte
+	timeout time.Duration // of a claim
+	lease   time.Duration
+	max     int // bytes of a sealed answer
+	log     *slog.Logger
+	circuit circuit
+	stop    context.CancelFunc // ends listening
+
+	hits, fallbacks, takeovers, rejected, lost, purged, gaps atomic.Uint64
+
+	mu     sync.Mutex           // guards purges
+	purges map[purgeKey]purging // the last of each; at most maxPurges
+}
+
+// A purgeKey says what was purged: a tenant's answers, of one tool or (tool is empty) all.
+type purgeKey struct {
+	tenant atlas.TenantID
+	tool   string
+}
+
+// A purging is what this replica remembers of a purge.
+type purging struct {
+	at      time.Time // when it was asked for, or heard of
+	pending bool      // the second tier has not been told yet
+}
+
+func newTier(cfg Config, d Deps) *tier {
+	return &tier{
+		shared: d.Shared, sealer: d.Sealer, secret: d.Secret, log: d.Log,
+		timeout: cfg.SharedTimeout, lease: cfg.Lease,
+		// What surrounds an answer, and what sealing adds to both: base64 and some more.
+		max:    (cfg.MaxEntry+64<<10)*2 + 4096,
+		purges: map[purgeKey]purging{},
+	}
+}
+
+// A right is the right of this replica to load one answer, or what may be one: a claim that timed out
+// may have been granted.
+type right struct {
+	name    Name
+	bound   []byte
+	token   string
+	epoch   string
+	granted bool
+}
+
+// What enter found to be done.
+type todo uint8
+
+const (
+	doRun  todo = iota // run the tool; the right may be nil
+	doTake             // take the answer
+	doSkip             // nothing: another replica is at it
+)
+
+// enter finds an answer in the second tier, or gets the right to load it, or waits for another replica
+// that has it. It waits for at most as long as limit, and gives up waiting when ctx ends. have is not
+// nil for an early refresh: the answer that is there already. Nobody waits for those.
+func (t *tier) enter(ctx context.Context, k key, have *entry, limit time.Duration) (todo, *entry, *right) {
+	r := &right{bound: k.bound(), token: rand.Text()}
+	r.name = t.name(&k, r.bound)
+	t.settle(ctx, k)
+	claim := Claim{Name: r.name, Token: r.token, Lease: t.lease, Max: t.max}
+	if have != nil {
+		claim.Except = have.token
+	}
+	var (
+		signal   <-chan bool
+		deadline = time.Now().Add(limit)
+		refused  = 0
+		ended    = false // a load ended without an answer: each replica may ask for itself
+	)
+	for {
+		var s Standing
+		sent := time.Now()
+		err := t.do(ctx, t.timeout, func(ctx context.Context) (err error) {
+			s, err = t.shared.Claim(ctx, claim)
+			return err
+		})
+		if err != nil {
+			return doRun, nil, t.without(ctx, r, err)
+		}
+		switch s.State {
+		case Granted:
+			if signal != nil {
+				t.takeovers.Add(1)
+			}
+			r.epoch, r.granted = s.Epoch, true
+			return doRun, nil, r
+		case Found:
+			e, err := t.open(k, r, s, sent)
+			switch {
+			case err != nil:
+				// The first, second, fourth, eighth ... is logged: whoever forges does not fill the log.
+				if n := t.rejected.Add(1); n&(n-1) == 0 {
+					t.log.WarnContext(ctx, "an answer in the shared cache does not open: it was changed there, or sealed with another key",
+						slog.String("tool", k.tool), slog.String("tenant", string(k.tenant)), slog.Uint64("so_far", n))
+				}
+			case e != nil && (have == nil || e.began.After(have.began)):
+				return doTake, e, nil
+			}
+			// Whoever keeps changing it there only makes us load it ourselves.
+			if refused++; refused > 2 {
+				return doRun, nil, nil
+			}
+			claim.Except = s.Token
+			continue
+		case Busy:
+		}
+		left := min(time.Until(deadline), cmp.Or(s.Left, t.lease))
+		if have != nil {
+			return doSkip, nil, nil
+		}
+		if ended || left <= 0 {
+			return doRun, nil, nil
+		}
+		if signal == nil {
+			// Watch, then look again: what ends in between is not missed.
+			watched, stop := t.shared.Watch(r.name)
+			defer stop()
+			signal = watched
+			continue
+		}
+		// A lost message costs a fraction of the lease. A millisecond more, because the time that is left
+		// was measured on another clock.
+		look := time.NewTimer(min(left+time.Millisecond, max(t.lease/4, time.Millisecond)))
+		select {
+		case again := <-signal:
+			ended = !again
+		case <-look.C:
+		case <-ctx.Done():
+		}
+		look.Stop()
+		if ctx.Err() != nil {
+			return doRun, nil, nil // not run: the context is looked at first
+		}
+	}
+}
+
+// without says how to go on when the second tier failed.
+func (t *tier) without(ctx context.Context, r *right, err error) *right {
+	if ctx.Err() != nil {
+		return nil
+	}
+	t.fallbacks.Add(1)
+	if errors.Is(err, errOpen) {
+		return nil
+	}
+	return r // the claim may have arrived: give back what it may have got
+}
+
+// settle tells the second tier of purges that it missed.
+func (t *tier) settle(ctx context.Context, k key) {
+	for _, p := range [...]purgeKey{{k.tenant, ""}, {k.tenant, k.tool}} {
+		t.mu.Lock()
+		was := t.purges[p]
+		t.mu.Unlock()
+		if !was.pending {
+			continue
+		}
+		if err := t.do(ctx, t.timeout, func(ctx context.Context) error { return t.shared.Purge(ctx, p.tenant, p.tool) }); err == nil {
+			t.mu.Lock()
+			if now := t.purges[p]; now == was {
+				t.purges[p] = purging{at: was.at}
+			}
+			t.mu.Unlock()
+		}
+	}
+}
+
+// purge tells all replicas. The error says that the others may not know.
+func (t *tier) purge(ctx context.Context, p purgeKey) error {
+	t.remember(p, purging{at: time.Now(), pending: true})
+	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
+	defer cancel()
+	// The circuit is not asked: whoever purges wants to know.
+	err := t.shared.Purge(ctx, p.tenant, p.tool)
+	t.circuit.report(time.Now(), err)
+	if err != nil {
+		return fmt.Errorf("cache: the other replicas were not told of a purge: %w", err)
+	}
+	t.remember(p, purging{at: time.Now()})
+	return nil
+}
+
+// remember keeps in mind when p was purged. What the second tier says later is not believed beyond
+// that: a backup that was put back, a replica that took over without the last writes, or somebody who
+// puts back old entries together with the old epoch, brings nothing back here.
+func (t *tier) remember(p purgeKey, was purging) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.purges[p]; !ok && len(t.purges) >= maxPurges {
+		oldest, first := p, true
+		for q, o := range t.purges {
+			if first || o.at.Before(t.purges[oldest].at) {
+				oldest, first = q, false
+			}
+		}
+		delete(t.purges, oldest)
+	}
+	t.purges[p] = was
+}
+
+// purgedSince reports whether what was loaded at that time has been purged since.
+func (t *tier) purgedSince(k key, began time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range [...]purgeKey{{k.tenant, ""}, {k.tenant, k.tool}} {
+		if was, ok := t.purges[p]; ok && began.Before(was.at) {
+			return true
+		}
+	}
+	return false
+}
+
+// open returns the answer in s, or nil if it is none any more. sent is when it was asked for: what is
+// left of its time was measured later, so that counting from sent, it does not outlive the second tier's.
+func (t *tier) open(k key, r *right, s Standing, sent time.Time) (*entry, error) {
+	plain, err := t.sealer.Open(s.Value, bind(r.bound, s.Epoch, s.Token))
+	if err != nil {
+		return nil, err
+	}
+	e, err := unpack(r.name, plain)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	left := min(s.Left-now.Sub(sent), time.Until(e.expires))
+	if left <= 0 || t.purgedSince(k, e.began) {
+		return nil, nil //nolint:nilnil // neither an answer nor a fault
+	}
+	e.ttl, e.expires, e.token = left, now.Add(left), s.Token
+	return e, nil
+}
+
+// renew keeps the right alive until ctx ends or it is lost.
+func (t *tier) renew(ctx context.Context, r *right) {
+	tick := time.NewTicker(max(t.lease/3, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		ours := true
+		err := t.do(ctx, t.timeout, func(ctx context.Context) (err error) {
+			ours, err = t.shared.Renew(ctx, r.name, r.token, t.lease)
+			return err
+		})
+		if err == nil && !ours {
+			return
+		}
+	}
+}
+
+// fill puts an answer into the second tier. It reports whether this replica may keep it, too: not if it
+// was purged meanwhile, or if another has taken over and may have a newer one.
+func (t *tier) fill(ctx context.Context, r *right, e *entry) bool {
+	ttl := time.Until(e.expires).Truncate(time.Millisecond)
+	plain, err := pack(r.name, e)
+	if err != nil || ttl <= 0 || len(plain) > t.max {
+		t.release(ctx, r, false)
+		return true
+	}
+	f := Fill{Name: r.name, Token: r.token, Epoch: r.epoch, TTL: ttl, Value: t.sealer.Seal(plain, bind(r.bound, r.epoch, r.token))}
+	var out Outcome
+	if len(f.Value) > t.max {
+		t.release(ctx, r, false)
+		return true
+	}
+	if err := t.do(context.WithoutCancel(ctx), writeTimeout, func(ctx context.Context) (err error) {
+		out, err = t.shared.Fill(ctx, f)
+		return err
+	}); err != nil {
+		t.fallbacks.Add(1)
+		return true // as if there were one tier
+	}
+	switch out {
+	case Lost:
+		t.lost.Add(1)
+	case Purged:
+		t.purged.Add(1)
+	case Kept:
+	}
+	return out == Kept
+}
+
+// release gives the right back.
+func (t *tier) release(ctx context.Context, r *right, again bool) {
+	// An error is a lease that ends by itself.
+	_ = t.do(context.WithoutCancel(ctx), writeTimeout, func(ctx context.Context) error {
+		return t.shared.Release(ctx, r.name, r.token, again)
+	})
+}
+
+// do asks the second tier, for at most d, or not at all while it is known to be away.
+func (t *tier) do(ctx context.Context, d time.Duration, ask func(context.Context) error) error {
+	if !t.circuit.admit(time.Now()) {
+		return errOpen
+	}
+	bounded, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	err := ask(bounded)
+	if err != nil && ctx.Err() != nil {
+		t.circuit.forget() // nobody is left to wait for it: says nothing
+		return err
+	}
+	if opened, closed := t.circuit.report(time.Now(), err); opened {
+		t.log.WarnContext(ctx, "the shared cache is away: each replica caches for itself", slog.Any("error", err))
+	} else if closed {
+		t.log.InfoContext(ctx, "the shared cache is back")
+	}
+	return err
+}
+
+// errOpen says that the second tier was not asked.
+var errOpen = errors.New("cache: the shared tier is away")
+
+const (
+	circuitFaults = 3           // in a row, after which the second tier is left alone
+	circuitPause  = time.Second // for how long; then one call tries
+)
+
+// A circuit spares calls the wait for a store that is away. The zero value is closed.
+type circuit struct {
+	faulty atomic.Bool // faults is not 0; spares the lock
+
+	mu     sync.Mutex
+	faults int
+	until  time.Time // when the next call may try
+}
+
+// admit reports whether to ask.
+func (c *circuit) admit(now time.Time) bool {
+	if !c.faulty.Load() {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.faults < circuitFaults {
+		return true
+	}
+	if now.Before(c.until) {
+		return false
+	}
+	c.until = now.Add(circuitPause) // this one tries
+	return true
+}
+
+// report takes note of an answer.
+func (c *circuit) report(now time.Time, err error) (opened, closed bool) {
+	if err == nil && !c.faulty.Load() {
+		return false, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.faults >= circuitFaults
+	if err == nil {
+		c.faults = 0
+	} else if c.faults++; c.faults >= circuitFaults {
+		c.until = now.Add(circuitPause)
+	}
+	is := c.faults >= circuitFaults
+	c.faulty.Store(c.faults > 0)
+	return is && !was, was && !is
+}
+
+// forget takes back an admission that came to nothing, so that the next call may try.
+func (c *circuit) forget() {
+	if !c.faulty.Load() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.until = time.Time{}
+}
