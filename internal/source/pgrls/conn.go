@@ -1,0 +1,185 @@
+package pgrls
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// stopTime is how long a canceled statement may take to end before its connection is cut.
+	stopTime = time.Second
+	// maxPrepared is how many statements a connection keeps prepared.
+	maxPrepared = 256
+)
+
+func poolConfig(c Connection, o Options) (*pgxpool.Config, error) {
+	pc, err := pgxpool.ParseConfig(c.DSN)
+	if err != nil {
+		return nil, errors.New("dsn is not a connection string of Postgres")
+	}
+	pc.MaxConns = int32(c.MaxConns) //nolint:gosec // Validate bounds it
+	pc.MinConns, pc.MinIdleConns = 0, 0
+	cc := pc.ConnConfig
+	cc.ConnectTimeout = c.ConnectTimeout
+	cc.DefaultQueryExecMode = pgx.QueryExecModeExec // for the checks; queries do without it
+	cc.StatementCacheCapacity, cc.DescriptionCacheCapacity = 0, 0
+	if cc.TLSConfig != nil {
+		cc.TLSConfig.MinVersion = max(cc.TLSConfig.MinVersion, tls.VersionTLS12)
+	}
+	for name, value := range newSettings(c).startup(o.Name) {
+		cc.RuntimeParams[name] = value
+	}
+	cc.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(&bounded{r: r, max: o.MaxMessage}, w)
+	}
+	cc.BuildContextWatcherHandler = func(pc *pgconn.PgConn) ctxwatch.Handler {
+		s := &session{prepared: map[string]*prepared{}}
+		pc.CustomData()[sessionKey] = s
+		return &canceler{conn: pc, session: s}
+	}
+	return pc, nil
+}
+
+// settings are the run-time settings of a source's connections.
+type settings struct {
+	pooler  bool
+	tenant  string // "SET LOCAL app.tenant_id = '"
+	session [][2]string
+}
+
+func newSettings(c Connection) settings {
+	path := `"` + c.Schema + `"`
+	if c.Extensions != "" && c.Extensions != c.Schema {
+		path += `, "` + c.Extensions + `"`
+	}
+	return settings{
+		pooler: c.PgBouncer,
+		tenant: "SET LOCAL " + c.TenantSetting + " = '",
+		session: [][2]string{
+			// Temporary tables come last: nothing can be put before the real ones.
+			{"search_path", path + ", pg_temp"},
+			{"lock_timeout", strconv.FormatInt(c.LockTimeout.Milliseconds(), 10)},
+			{"row_security", "on"},
+		},
+	}
+}
+
+// startup are the parameters of a new connection. A pooler refuses all but a few; there the rest
+// goes along with each query.
+func (s settings) startup(name string) map[string]string {
+	out := map[string]string{"application_name": "atlas/" + name, "DateStyle": "ISO", "TimeZone": "UTC", "client_encoding": "UTF8"}
+	if s.pooler {
+		return out
+	}
+	for _, nv := range s.session {
+		out[nv[0]] = nv[1]
+	}
+	out["default_transaction_read_only"] = "on"
+	out["idle_in_transaction_session_timeout"] = "10000"
+	out["IntervalStyle"] = "iso_8601"
+	out["bytea_output"] = "hex"
+	out["extra_float_digits"] = "1"
+	return out
+}
+
+const sessionKey = "atlas"
+
+// A session is what is known of one connection. It belongs to who holds the connection, except for
+// stray.
+type session struct {
+	prepared map[string]*prepared
+	names    int // prepared so far
+	args     [][]byte
+	scratch  []byte
+	// stray says that a request to cancel was sent. It may arrive late and end the next statement
+	// on the connection, so there is none.
+	stray atomic.Bool
+}
+
+func sessionOf(c *pgconn.PgConn) (*session, error) {
+	s, ok := c.CustomData()[sessionKey].(*session)
+	if !ok {
+		return nil, fmt.Errorf("connection has no session")
+	}
+	return s, nil
+}
+
+// A canceler asks the server to stop the statement when a context ends, and cuts the connection if
+// the server does not answer soon.
+type canceler struct {
+	conn    *pgconn.PgConn
+	session *session
+	sent    chan struct{}
+}
+
+// HandleCancel implements [ctxwatch.Handler].
+func (c *canceler) HandleCancel(context.Context) {
+	c.session.stray.Store(true)
+	deadline := time.Now().Add(stopTime)
+	_ = c.conn.Conn().SetDeadline(deadline) // fails only if the connection is closed already
+	sent := make(chan struct{})
+	c.sent = sent
+	go func() {
+		defer close(sent)
+		ctx, cancel := context.WithDeadline(context.Background(), deadline)
+		defer cancel()
+		_ = c.conn.CancelRequest(ctx) // the deadline stands if it fails
+	}()
+}
+
+// HandleUnwatchAfterCancel implements [ctxwatch.Handler].
+func (c *canceler) HandleUnwatchAfterCancel() {
+	<-c.sent
+	_ = c.conn.Conn().SetDeadline(time.Time{})
+}
+
+// errMessage says that the server sent a longer message than may be.
+var errMessage = errors.New("message of the server is longer than the limit")
+
+// A bounded reader follows the messages that the server sends and fails at one whose body is longer
+// than max, before any of it is held.
+type bounded struct {
+	r      io.Reader
+	max    int
+	header [5]byte
+	have   int // bytes of the header
+	left   int // bytes of the body still to come
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	for rest := p[:n]; len(rest) > 0; {
+		if b.left > 0 {
+			k := min(b.left, len(rest))
+			b.left -= k
+			rest = rest[k:]
+			continue
+		}
+		k := copy(b.header[b.have:], rest)
+		b.have += k
+		rest = rest[k:]
+		if b.have < len(b.header) {
+			continue
+		}
+		b.have = 0
+		size := int64(binary.BigEndian.Uint32(b.header[1:])) - 4
+		if size < 0 || size > int64(b.max) {
+			return 0, errMessage
+		}
+		b.left = int(size)
+	}
+	return n, err
+}

@@ -1,0 +1,307 @@
+package pgrls
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/atlas-mcp/atlas"
+)
+
+const (
+	// maxDrain is how many bytes of rows that nobody wants are read to keep a connection.
+	maxDrain = 1 << 20
+	// maxStatementTime bounds a statement whose context and Timeout set no bound.
+	maxStatementTime = time.Minute
+)
+
+// A Statement is one SELECT.
+type Statement struct {
+	SQL   string   // parameters as $1, $2…; no other statement before or after it
+	Args  []any    // string, []byte (text), json.Number, int, int64, float64, bool or nil; the server infers their types
+	Types []uint32 // types of parameters that it cannot infer; 0, or a missing one, is inferred
+
+	// Timeout bounds the statement beside its context; 0 means a minute.
+	Timeout time.Duration
+	// Once says that the text will hardly come again: it is not kept prepared on the connection.
+	Once bool
+	// Set are further run-time settings for this statement, by name; names and values come from
+	// the program, never from a caller.
+	Set []Setting
+}
+
+// A Setting is a run-time setting of Postgres.
+type Setting struct{ Name, Value string }
+
+// A Column describes one column of an answer.
+type Column struct {
+	Name string
+	OID  uint32 // of its type
+}
+
+// A Row is one row of an answer, valid until the function that was given it returns.
+type Row struct {
+	cols []Column
+	raw  [][]byte
+}
+
+// Len returns how many columns there are.
+func (r Row) Len() int { return len(r.raw) }
+
+// Columns describes the columns.
+func (r Row) Columns() []Column { return r.cols }
+
+// Raw returns a value in Postgres's text form; nil is NULL.
+func (r Row) Raw(i int) []byte { return r.raw[i] }
+
+// Value returns a value as callers of a [source.Querier] get it, and about how many bytes it is.
+func (r Row) Value(i int) (any, int) { return Value(r.cols[i].OID, r.raw[i]) }
+
+// Query runs one statement for the tenant, read-only, in one round trip (two when a connection
+// prepares it), and gives each row to row, which ends the query early by returning false. The
+// columns are returned even if there are no rows; they must not be changed. The server stops the
+// statement when ctx ends.
+func (db *DB) Query(ctx context.Context, tenant atlas.TenantID, st Statement, row func(Row) (more bool, err error)) ([]Column, error) {
+	// The id becomes part of a statement's text, so it is checked here too, whatever the caller did.
+	if _, err := atlas.ParseTenantID(string(tenant)); err != nil {
+		return nil, atlas.Errorf(atlas.CodeInternal, err, "")
+	}
+	limit := st.Timeout
+	if limit <= 0 {
+		limit = maxStatementTime
+	}
+	if at, ok := ctx.Deadline(); !ok || time.Until(at) > limit {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, Failure(ctx, err)
+	}
+	if err := db.ready(ctx); err != nil {
+		return nil, err
+	}
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
+		return nil, db.failure(ctx, err)
+	}
+	defer conn.Release()
+	cols, err := db.run(ctx, conn, tenant, &st, row)
+	if err != nil {
+		return nil, db.failure(ctx, err)
+	}
+	return cols, nil
+}
+
+// run runs st on conn. If the connection may not be used again, it closes it.
+func (db *DB) run(ctx context.Context, conn *pgxpool.Conn, tenant atlas.TenantID, st *Statement, row func(Row) (bool, error)) ([]Column, error) {
+	pc := conn.Conn().PgConn()
+	s, err := sessionOf(pc)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if s.stray.Load() {
+			cut(conn)
+		}
+	}()
+	args, err := s.encode(st.Args)
+	if err != nil {
+		return nil, err
+	}
+	p, err := db.prepare(ctx, pc, s, st)
+	if err != nil {
+		return nil, err
+	}
+	cols, err := db.batch(ctx, conn, s, tenant, st, p, args, row)
+	if p != nil && stale(err) {
+		// The tables changed under the prepared statement, or somebody deallocated it.
+		delete(s.prepared, p.key)
+		if e := pc.Deallocate(ctx, p.sd.Name); e != nil {
+			return nil, errors.Join(err, e)
+		}
+		cols, err = db.batch(ctx, conn, s, tenant, st, nil, args, row)
+	}
+	return cols, err
+}
+
+// cut closes a connection, so that the pool forgets it.
+func cut(conn *pgxpool.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	_ = conn.Conn().Close(ctx) // it is gone either way
+}
+
+// A prepared statement is one that a connection keeps.
+type prepared struct {
+	key  string
+	sd   *pgconn.StatementDescription
+	cols []Column
+}
+
+// prepare returns st prepared on the connection, or nil if it is not to be.
+func (db *DB) prepare(ctx context.Context, pc *pgconn.PgConn, s *session, st *Statement) (*prepared, error) {
+	if st.Once || db.conn.PgBouncer {
+		return nil, nil
+	}
+	key := st.SQL
+	for _, t := range st.Types {
+		key += "\x00" + strconv.FormatUint(uint64(t), 10)
+	}
+	if p := s.prepared[key]; p != nil {
+		return p, nil
+	}
+	if len(s.prepared) >= maxPrepared {
+		return nil, nil
+	}
+	s.names++
+	sd, err := pc.Prepare(ctx, "atlas_"+strconv.Itoa(s.names), st.SQL, st.Types)
+	if err != nil {
+		return nil, err
+	}
+	p := &prepared{key: key, sd: sd, cols: columns(sd.Fields)}
+	s.prepared[key] = p
+	return p, nil
+}
+
+func columns(fields []pgconn.FieldDescription) []Column {
+	out := make([]Column, len(fields))
+	for i, f := range fields {
+		out[i] = Column{Name: f.Name, OID: f.DataTypeOID}
+	}
+	return out
+}
+
+// batch sends the settings and the statement at once and reads the answer.
+//
+// The first command must not be a SET LOCAL: Postgres takes a pipeline for a transaction block only
+// from its second command on, and would log a warning for each query. SET transaction_read_only is
+// as local without the word, for each transaction starts with the default.
+func (db *DB) batch(ctx context.Context, conn *pgxpool.Conn, s *session, tenant atlas.TenantID, st *Statement, p *prepared, args [][]byte, row func(Row) (bool, error)) ([]Column, error) {
+	var b pgconn.Batch
+	b.ExecParams("SET transaction_read_only = on", nil, nil, nil, nil)
+	b.ExecParams(db.set.tenant+string(tenant)+"'", nil, nil, nil, nil)
+	b.ExecParams("SET LOCAL statement_timeout = "+strconv.FormatInt(serverTime(ctx), 10), nil, nil, nil, nil)
+	n := 3
+	if db.set.pooler {
+		for _, nv := range db.set.session {
+			b.ExecParams("SET LOCAL "+nv[0]+" = "+nv[1], nil, nil, nil, nil)
+			n++
+		}
+	}
+	for _, nv := range st.Set {
+		b.ExecParams("SET LOCAL "+nv.Name+" = "+Literal(nv.Value), nil, nil, nil, nil)
+		n++
+	}
+	if p != nil {
+		b.ExecStatement(p.sd, args, nil, nil)
+	} else {
+		b.ExecParams(st.SQL, args, st.Types, nil, nil)
+	}
+	var (
+		mrr  = conn.Conn().PgConn().ExecBatch(ctx, &b)
+		cols []Column
+		err  error
+	)
+	for i := 0; err == nil && mrr.NextResult(); i++ {
+		if i < n {
+			continue
+		}
+		rr := mrr.ResultReader()
+		if p != nil {
+			cols = p.cols
+		} else {
+			cols = columns(rr.FieldDescriptions())
+		}
+		err = read(rr, cols, row)
+	}
+	if errors.Is(err, errUnread) {
+		cut(conn) // the server is still sending; it ends when it cannot
+		return cols, nil
+	}
+	if e := mrr.Close(); e != nil && err == nil {
+		err = e
+	}
+	return cols, err
+}
+
+// errUnread says that more rows came than are worth reading.
+var errUnread = errors.New("rows are left unread")
+
+// read gives the rows of one result to row, and reads those that it does not want.
+func read(rr *pgconn.ResultReader, cols []Column, row func(Row) (bool, error)) error {
+	var (
+		failed error
+		more   = true
+		unread int
+	)
+	for rr.NextRow() {
+		if !more {
+			for _, v := range rr.Values() {
+				unread += len(v)
+			}
+			if unread > maxDrain {
+				return errors.Join(failed, errUnread)
+			}
+			continue
+		}
+		if more, failed = row(Row{cols: cols, raw: rr.Values()}); failed != nil {
+			more = false
+		}
+	}
+	if _, err := rr.Close(); err != nil && failed == nil {
+		return err
+	}
+	return failed
+}
+
+// serverTime is how many milliseconds the server gives the statement: a little less than there is,
+// so that it usually is the server that ends it, and the connection stays good.
+func serverTime(ctx context.Context) int64 {
+	at, ok := ctx.Deadline()
+	if !ok {
+		return maxStatementTime.Milliseconds()
+	}
+	left := time.Until(at)
+	return max(1, (left - min(left/10, 20*time.Millisecond)).Milliseconds())
+}
+
+// stale reports whether a prepared statement must be prepared anew: its result type changed
+// (feature_not_supported), or it is not there (invalid_sql_statement_name).
+func stale(err error) bool {
+	state := SQLState(err)
+	return state == "26000" || state == "0A000"
+}
+
+// encode returns args in Postgres's text form. The slices are the session's.
+func (s *session) encode(args []any) ([][]byte, error) {
+	s.args = slices.Grow(s.args[:0], len(args))
+	s.scratch = s.scratch[:0]
+	type span struct{ from, to int }
+	var few [16]span
+	spans := few[:0]
+	for _, a := range args {
+		from := len(s.scratch)
+		var ok bool
+		if s.scratch, ok = appendArg(s.scratch, a); !ok {
+			return nil, atlas.Errorf(atlas.CodeInvalidArguments, nil, "a parameter must be a string, a number, a boolean or null")
+		}
+		if a == nil {
+			from = -1
+		}
+		spans = append(spans, span{from, len(s.scratch)})
+	}
+	for _, p := range spans {
+		if p.from < 0 {
+			s.args = append(s.args, nil)
+		} else {
+			s.args = append(s.args, s.scratch[p.from:p.to:p.to])
+		}
+	}
+	return s.args, nil
+}
