@@ -1,0 +1,215 @@
+package elasticsearch
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/atlas-mcp/atlas"
+)
+
+// A client asks the nodes of one cluster. It is safe for concurrent use.
+type client struct {
+	http     *http.Client
+	nodes    []*node
+	next     atomic.Uint32
+	auth     string // the Authorization header, or ""
+	maxBytes int64
+}
+
+// A node is left alone for a while after it could not be reached.
+type node struct {
+	base  string
+	until atomic.Int64 // Unix nanoseconds
+}
+
+// leftAlone is how long a node that could not be reached is asked last.
+const leftAlone = 10 * time.Second
+
+func newClient(cfg Config, trust *tls.Config) *client {
+	c := &client{maxBytes: cfg.MaxAnswerBytes}
+	for _, base := range cfg.URLs {
+		c.nodes = append(c.nodes, &node{base: strings.TrimRight(base, "/")})
+	}
+	switch {
+	case cfg.APIKey != "":
+		c.auth = "ApiKey " + cfg.APIKey
+	case cfg.Bearer != "":
+		c.auth = "Bearer " + cfg.Bearer
+	case cfg.Username != "":
+		c.auth = "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.Username+":"+cfg.Password))
+	}
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			DialContext: cfg.dialer().DialContext, TLSClientConfig: trust, TLSHandshakeTimeout: cfg.ConnectTimeout,
+			MaxIdleConnsPerHost: cfg.MaxConns, MaxConnsPerHost: cfg.MaxConns, IdleConnTimeout: time.Minute,
+			DisableCompression: true, ForceAttemptHTTP2: true,
+		},
+		// A redirect would carry documents, and perhaps the credentials, to a place that nobody configured.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c
+}
+
+func (c *client) close() { c.http.CloseIdleConnections() }
+
+// An answer is what a node answered, whatever its status.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+const (
+	jsonMedia   = "application/json"
+	ndjsonMedia = "application/x-ndjson"
+)
+
+// do sends one request and returns its whole answer. A node that cannot be reached, or that closes
+// the connection before it answers, is passed over for the next one: all our requests may be sent
+// twice. Errors are [*atlas.Error]s.
+func (c *client) do(ctx context.Context, method, path, media string, body []byte) (answer, error) {
+	var causes []error
+	for _, n := range c.order(time.Now()) {
+		resp, err := c.send(ctx, n, method, path, media, body)
+		if err == nil {
+			n.until.Store(0)
+			return c.read(ctx, resp)
+		}
+		if ctx.Err() != nil {
+			return answer{}, ended(ctx, err)
+		}
+		n.until.Store(time.Now().Add(leftAlone).UnixNano())
+		causes = append(causes, err)
+	}
+	return answer{}, atlas.Errorf(atlas.CodeSourceUnavailable, errors.Join(causes...), "")
+}
+
+// order returns the nodes, those left alone last, each call beginning with another.
+func (c *client) order(now time.Time) []*node {
+	if len(c.nodes) == 1 {
+		return c.nodes
+	}
+	first := int(c.next.Add(1)) % len(c.nodes)
+	good, bad := make([]*node, 0, len(c.nodes)), []*node(nil)
+	for i := range c.nodes {
+		n := c.nodes[(first+i)%len(c.nodes)]
+		if n.until.Load() > now.UnixNano() {
+			bad = append(bad, n)
+		} else {
+			good = append(good, n)
+		}
+	}
+	return append(good, bad...)
+}
+
+func (c *client) send(ctx context.Context, n *node, method, path, media string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, n.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", jsonMedia)
+	if len(body) > 0 {
+		req.Header.Set("Content-Type", media)
+	}
+	if c.auth != "" {
+		req.Header.Set("Authorization", c.auth)
+	}
+	return c.http.Do(req)
+}
+
+func (c *client) read(ctx context.Context, resp *http.Response) (answer, error) {
+	defer func() { _ = resp.Body.Close() }() // read or not, nothing is lost
+	body, err := io.ReadAll(io.LimitReader(resp.Body, c.maxBytes+1))
+	if ctx.Err() != nil {
+		// The end of an answer may still arrive after the connection was told to close.
+		return answer{}, ended(ctx, err)
+	}
+	if err != nil {
+		return answer{}, atlas.Errorf(atlas.CodeSourceUnavailable, err, "")
+	}
+	if int64(len(body)) > c.maxBytes {
+		return answer{}, atlas.Errorf(atlas.CodeTooLarge, errors.New("the server's answer is larger than max_answer_bytes"), "")
+	}
+	return answer{resp.StatusCode, resp.Header, body}, nil
+}
+
+// ended is the error of a call whose context has ended.
+func ended(ctx context.Context, cause error) error {
+	e := atlas.ErrorOf(ctx.Err())
+	return atlas.Errorf(e.Code, errors.Join(ctx.Err(), cause), "")
+}
+
+// statusCodes says what a status means where the request itself says nothing more.
+var statusCodes = map[int]atlas.Code{
+	http.StatusUnauthorized:          atlas.CodeSourceMisused,
+	http.StatusForbidden:             atlas.CodeSourceMisused,
+	http.StatusNotFound:              atlas.CodeSourceMisused,
+	http.StatusRequestTimeout:        atlas.CodeTimeout,
+	http.StatusRequestEntityTooLarge: atlas.CodeTooLarge,
+	http.StatusTooManyRequests:       atlas.CodeOverloaded,
+	http.StatusBadGateway:            atlas.CodeSourceUnavailable,
+	http.StatusServiceUnavailable:    atlas.CodeSourceUnavailable,
+	http.StatusGatewayTimeout:        atlas.CodeTimeout,
+}
+
+// failure returns the answer's failure, or nil for status 2xx. Its text is for operators only.
+func (a answer) failure() error {
+	if a.status/100 == 2 {
+		return nil
+	}
+	code, ok := statusCodes[a.status]
+	if !ok {
+		code = atlas.CodeSourceError
+	}
+	kind, reason := a.reason()
+	e := atlas.Errorf(code, fmt.Errorf("status %d: %s: %s", a.status, kind, reason), "")
+	if s, err := strconv.Atoi(a.header.Get("Retry-After")); err == nil && s > 0 && s <= 3600 {
+		e.RetryAfter = time.Duration(s) * time.Second
+	}
+	return e
+}
+
+// reason returns the type and the text of the server's error, as far as it has the usual form.
+func (a answer) reason() (kind, text string) {
+	var body struct {
+		Error json.RawMessage `json:"error"`
+	}
+	var e struct {
+		Type   string `json:"type"`
+		Reason string `json:"reason"`
+		Root   []struct {
+			Type   string `json:"type"`
+			Reason string `json:"reason"`
+		} `json:"root_cause"`
+	}
+	if json.Unmarshal(a.body, &body) != nil || json.Unmarshal(body.Error, &e) != nil {
+		return "unknown", strings.ToValidUTF8(string(a.body[:min(len(a.body), 200)]), "\ufffd")
+	}
+	if len(e.Root) > 0 && e.Root[0].Reason != e.Reason {
+		e.Reason += ": " + e.Root[0].Reason
+	}
+	if len(e.Reason) > 500 {
+		e.Reason = strings.ToValidUTF8(e.Reason[:500], "") + "…"
+	}
+	return e.Type, e.Reason
+}
+
+// absent reports whether the server says that there is no such index.
+func (a answer) absent() bool {
+	if a.status != http.StatusNotFound {
+		return false
+	}
+	kind, _ := a.reason()
+	return kind == "index_not_found_exception"
+}
