@@ -86,3 +86,16 @@ func ErrOtherEmbedder(cause error) *atlas.Error {
 	return atlas.Errorf(atlas.CodeSourceMisused, cause,
 		"the stored vectors are from another embedder than the configured one; load the source's data again, or configure the former embedder")
 }
+
+// Snippet is the beginning of a body, for hits that nothing else marks a place in.
+func Snippet(body string) string {
+	const runes = 200
+	n := 0
+	for i := range body {
+		if n == runes {
+			return body[:i]
+		}
+		n++
+	}
+	return body
+}
