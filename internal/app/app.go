@@ -21,7 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/atlas-mcp/atlas"
-	"github.com/atlas-mcp/atlas/internal/demo"
+	"github.com/atlas-mcp/atlas/internal/config"
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/edge/admin"
 	"github.com/atlas-mcp/atlas/internal/edge/auth"
@@ -38,7 +38,6 @@ import (
 	"github.com/atlas-mcp/atlas/internal/stage/ratelimit"
 	"github.com/atlas-mcp/atlas/internal/stage/retry"
 	"github.com/atlas-mcp/atlas/internal/stage/telemetry"
-	"github.com/atlas-mcp/atlas/internal/state/sqlite"
 )
 
 // devToken is accepted in development mode from loopback, as the seed's was meant to be.
@@ -59,7 +58,7 @@ type App struct {
 	auditLog  *audit.Log
 	auditKey  []byte
 	sealKey   []byte
-	state     *sqlite.Store
+	state     StateStore
 	cache     *cache.Store
 	limits    ratelimit.Store
 	breakers  *breaker.State
@@ -117,12 +116,28 @@ func (a *App) openState(ctx context.Context) error {
 	if err := os.MkdirAll(a.cfg.DataDir, 0o700); err != nil {
 		return &ConfigError{fmt.Errorf("data_dir: %w; choose a folder that can be written", err)}
 	}
-	var err error
-	if a.state, err = sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(a.cfg.DataDir, "state.db")}, a.log); err != nil {
-		return err // names the file and what to do
+	driver, err := a.stateConfig()
+	if err != nil {
+		return &ConfigError{err}
+	}
+	if a.state, err = driver.Open(ctx, a.cfg.DataDir, a.log); err != nil {
+		return err // names the place and what to do
 	}
 	a.onClose(a.state.Close)
 	return nil
+}
+
+// stateConfig reads the settings of the state.
+func (a *App) stateConfig() (StateConfig, error) {
+	main := a.files.Name(a.files.main)
+	driver := States[a.cfg.State.Kind]() // validated
+	if err := config.DecodeNode(main, a.cfg.State.With, driver); err != nil {
+		return nil, err
+	}
+	if err := driver.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: state.with: %w", main, err)
+	}
+	return driver, nil
 }
 
 func (a *App) openTelemetry(ctx context.Context) (err error) {
@@ -337,29 +352,3 @@ func (a *App) FlushAudit(ctx context.Context) error { return a.auditLog.Flush(ct
 
 // newID returns an unguessable id for a child call.
 func newID() string { return "req_" + strings.ToLower(rand.Text()[:20]) }
-
-// demoData loads the demo company into the sources that can take it, once.
-func (a *App) demoData(ctx context.Context, g *generation) error {
-	const space = "demo"
-	for id, company := range demo.Companies() {
-		for name, data := range company {
-			loader, ok := g.loader(name)
-			if !ok {
-				continue
-			}
-			key := name + "/" + string(id) + "/" + demo.Version
-			if _, version, err := a.state.Get(ctx, space, key); err != nil {
-				return err
-			} else if version != 0 {
-				continue
-			}
-			if err := loader.Load(ctx, id, data); err != nil {
-				return fmt.Errorf("load the demo company into %s: %w", name, err)
-			}
-			if _, err := a.state.CompareAndSet(ctx, space, key, 0, []byte("loaded"), time.Time{}); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}

@@ -48,7 +48,8 @@ const (
 type Config struct {
 	Mode     string `yaml:"mode"`      // development (default) or production
 	DataDir  string `yaml:"data_dir"`  // default .atlas
-	DemoData bool   `yaml:"demo_data"` // load the demo company into the sources
+	DemoData bool   `yaml:"demo_data"` // the demo company: its personas, and its data in the sources
+	Seeded   bool   `yaml:"seeded"`    // the data is there already: `atlas seed` loads it, the server does not
 
 	Log    Log           `yaml:"log"`
 	HTTP   HTTP          `yaml:"http"`
@@ -56,11 +57,13 @@ type Config struct {
 	Tenant tenant.Config `yaml:"tenant"`
 	Issuer IssuerConfig  `yaml:"issuer"`
 
-	Roles   map[string][]string   `yaml:"roles"` // scopes by role
-	Sources map[string]SourceSpec `yaml:"sources"`
-	Tools   ToolFiles             `yaml:"tools"`
-	Policy  FileRef               `yaml:"policy"`
-	Egress  Egress                `yaml:"egress"`
+	Roles    map[string][]string   `yaml:"roles"` // scopes by role
+	State    KindSpec              `yaml:"state"` // what Atlas itself remembers: sqlite (default) or another row of kinds.go
+	Sources  map[string]SourceSpec `yaml:"sources"`
+	Embedder KindSpec              `yaml:"embedder"` // for vector sources: lexical (default) or another row of kinds.go
+	Tools    ToolFiles             `yaml:"tools"`
+	Policy   FileRef               `yaml:"policy"`
+	Egress   Egress                `yaml:"egress"`
 
 	Telemetry   telemetry.Config   `yaml:"telemetry"`
 	Audit       audit.Config       `yaml:"audit"`
@@ -101,6 +104,12 @@ type IssuerConfig struct {
 	PublishAhead time.Duration `yaml:"publish_ahead"` // how long a key is published before it signs; default 1h
 
 	issuer.ServerConfig `yaml:",inline"`
+}
+
+// A KindSpec names a row of one of the tables in kinds.go, and its settings.
+type KindSpec struct {
+	Kind string      `yaml:"kind"`
+	With config.Node `yaml:"with"`
 }
 
 // A SourceSpec is a source as the file names it.
@@ -146,6 +155,8 @@ type Options struct {
 	Listen     string // overrides http.listen
 	PublicURL  string // overrides http.public_url
 	NoPolicy   bool   // no rules: nothing is allowed, and a broken policy file does not matter
+
+	seeding bool // Seed loads the demo company itself
 
 	// For tests and benchmarks.
 	Overlay    []byte                                 // YAML laid over the file
@@ -199,6 +210,8 @@ func (c Config) withDefaults() Config {
 	}
 	set(&c.Mode, Development)
 	set(&c.DataDir, ".atlas")
+	set(&c.State.Kind, "sqlite")
+	set(&c.Embedder.Kind, "lexical")
 	set(&c.Log.Level, "info")
 	set(&c.Log.Format, "text")
 	set(&c.HTTP.Listen, "127.0.0.1:8080")
@@ -237,6 +250,12 @@ func (c Config) validate() error {
 	}
 	if c.Mode == Production && c.DemoData {
 		errs = append(errs, errors.New("demo_data: not in production mode"))
+	}
+	if _, ok := States[c.State.Kind]; !ok {
+		errs = append(errs, fmt.Errorf("state.kind: %q is none of %s", c.State.Kind, strings.Join(slices.Sorted(maps.Keys(States)), ", ")))
+	}
+	if _, ok := Embedders[c.Embedder.Kind]; !ok {
+		errs = append(errs, fmt.Errorf("embedder.kind: %q is none of %s", c.Embedder.Kind, strings.Join(slices.Sorted(maps.Keys(Embedders)), ", ")))
 	}
 	if c.Mode == Production && len(c.Auth.Issuers) == 0 && !c.embeddedIssuer() {
 		errs = append(errs, errors.New("auth.issuers: production mode needs an issuer, or issuer.enabled"))

@@ -153,11 +153,15 @@ func suffix(err error) string {
 
 // state looks at Atlas's own memory and at the audit log.
 func (d *doctor) state(ctx context.Context, a *App) {
+	where := a.cfg.State.Kind
+	if driver, err := a.stateConfig(); err == nil {
+		where = driver.Where(a.cfg.DataDir)
+	}
 	took, err := timed(ctx, a.state.Ping)
 	if err != nil {
-		d.not(Failed, "state", "state.db", "restore the file from a backup, or move it away: approvals and idempotency keys are lost then", "%v", err)
+		d.not(Failed, "state", where, "bring it back, from a backup if need be: without it no approval, idempotency key or task works, and writes are refused", "%s: %v", a.cfg.State.Kind, err)
 	} else {
-		d.ok("state", "state.db", "answers in %s", took)
+		d.ok("state", where, "%s answers in %s", a.cfg.State.Kind, took)
 	}
 	if err := a.auditLog.Healthy(); err != nil {
 		d.not(Failed, "audit", "log", "make room and let Atlas write to "+a.cfg.Audit.Path+"; until then writes are refused", "%v", err)

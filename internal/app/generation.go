@@ -16,7 +16,6 @@ import (
 	"github.com/atlas-mcp/atlas/internal/seal"
 	"github.com/atlas-mcp/atlas/internal/source"
 	"github.com/atlas-mcp/atlas/internal/source/egress"
-	"github.com/atlas-mcp/atlas/internal/source/lexical"
 	"github.com/atlas-mcp/atlas/internal/stage/approval"
 	"github.com/atlas-mcp/atlas/internal/stage/audit"
 	"github.com/atlas-mcp/atlas/internal/stage/breaker"
@@ -78,8 +77,8 @@ func (a *App) build(ctx context.Context, cfg Config) (_ *generation, err error) 
 	if err := a.openSources(ctx, g); err != nil {
 		return nil, err
 	}
-	if cfg.DemoData {
-		if err := a.demoData(ctx, g); err != nil {
+	if cfg.DemoData && !cfg.Seeded && !a.opts.seeding {
+		if err := a.demoData(ctx, g, false, func(Step) {}); err != nil {
 			return nil, err
 		}
 	}
@@ -105,30 +104,28 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 		return &ConfigError{err}
 	}
 	g.egress = dialer
-	embedder, err := lexical.New(lexical.Config{})
+	embedder, err := a.embedder(g.cfg.Embedder)
 	if err != nil {
-		return err
+		return &ConfigError{err}
 	}
 	dir := filepath.Join(g.cfg.DataDir, "sources") // each driver has a folder of the source's name there
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
-	main := a.files.Name(a.files.main)
+	deps := func(name string) source.Deps {
+		return source.Deps{
+			Name: name, DataDir: dir, Embed: embedder, Egress: dialer, State: sourceState{a.state, "source." + name},
+			Log: a.log, TraceParent: telemetry.TraceParent,
+		}
+	}
 	var errs []error
 	for name, spec := range g.cfg.Sources {
-		kind := Kinds[spec.Kind]() // validated
-		if err := config.DecodeNode(main, spec.With, kind); err != nil {
+		kind, err := a.sourceConfig(name, spec)
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		if err := kind.Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("%s: sources.%s.with: %w", main, name, err))
-			continue
-		}
-		s, err := kind.Open(ctx, source.Deps{
-			Name: name, DataDir: dir, Embed: embedder, Egress: dialer, State: sourceState{a.state, "source." + name},
-			Log: a.log, TraceParent: telemetry.TraceParent,
-		})
+		s, err := kind.Open(ctx, deps(name))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("sources.%s: %w", name, err))
 			continue
@@ -139,6 +136,32 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 		return &ConfigError{errors.Join(errs...)}
 	}
 	return nil
+}
+
+// sourceConfig reads the settings of a source.
+func (a *App) sourceConfig(name string, spec SourceSpec) (source.Config, error) {
+	main := a.files.Name(a.files.main)
+	kind := Kinds[spec.Kind]() // validated
+	if err := config.DecodeNode(main, spec.With, kind); err != nil {
+		return nil, err
+	}
+	if err := kind.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: sources.%s.with: %w", main, name, err)
+	}
+	return kind, nil
+}
+
+// embedder opens the configured embedder.
+func (a *App) embedder(spec KindSpec) (source.Embedder, error) {
+	main := a.files.Name(a.files.main)
+	kind := Embedders[spec.Kind]() // validated
+	if err := config.DecodeNode(main, spec.With, kind); err != nil {
+		return nil, err
+	}
+	if err := kind.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: embedder.with: %w", main, err)
+	}
+	return kind.Open(a.log)
 }
 
 // egress makes the guard of outbound requests from the allowlist. Without a file nothing is allowed.
@@ -269,11 +292,6 @@ func (a *App) buildStages(g *generation) (err error) {
 // visible finds a tool that the caller of call may see.
 func (g *generation) visible(call atlas.Call, name string) (*atlas.Tool, bool) {
 	return g.registry.Find(call.Principal, call.Tenant, name)
-}
-
-func (g *generation) loader(name string) (source.Loader, bool) {
-	l, ok := g.sources[name].Source.(source.Loader)
-	return l, ok
 }
 
 func (g *generation) close() error {

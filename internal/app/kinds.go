@@ -1,13 +1,21 @@
 package app
 
 import (
+	"cmp"
+	"context"
+	"log/slog"
+	"path/filepath"
+
 	"github.com/atlas-mcp/atlas/internal/source"
 	"github.com/atlas-mcp/atlas/internal/source/folder"
 	"github.com/atlas-mcp/atlas/internal/source/fts"
 	httpsource "github.com/atlas-mcp/atlas/internal/source/http"
+	"github.com/atlas-mcp/atlas/internal/source/lexical"
 	"github.com/atlas-mcp/atlas/internal/source/s3"
 	"github.com/atlas-mcp/atlas/internal/source/sqlite"
 	"github.com/atlas-mcp/atlas/internal/source/vec"
+	"github.com/atlas-mcp/atlas/internal/state"
+	sqlitestate "github.com/atlas-mcp/atlas/internal/state/sqlite"
 )
 
 // Kinds is the table of source drivers. To add one, add a line.
@@ -18,4 +26,58 @@ var Kinds = map[string]func() source.Config{
 	"folder": func() source.Config { return new(folder.Config) },
 	"s3":     func() source.Config { return new(s3.Config) },
 	"http":   func() source.Config { return new(httpsource.Config) },
+}
+
+// Embedders is the table of what turns texts into vectors. To add one, add a line.
+var Embedders = map[string]func() EmbedderConfig{
+	"lexical": func() EmbedderConfig { return new(lexicalConfig) },
+}
+
+// States is the table of the drivers of Atlas's own state. To add one, add a line.
+var States = map[string]func() StateConfig{
+	"sqlite": func() StateConfig { return new(sqliteState) },
+}
+
+// An EmbedderConfig is an embedder's settings.
+type EmbedderConfig interface {
+	Validate() error
+	Open(log *slog.Logger) (source.Embedder, error)
+}
+
+// A StateConfig is the settings of a driver of Atlas's own state. One whose store must be prepared
+// before it can be opened has a Migrate method, as sources' drivers do.
+type StateConfig interface {
+	Validate() error
+	Open(ctx context.Context, dataDir string, log *slog.Logger) (StateStore, error)
+	// Where says for operators where the state is, without secrets.
+	Where(dataDir string) string
+}
+
+// A StateStore is an open state, which Run keeps tidy until its context ends.
+type StateStore interface {
+	state.Store
+	Run(ctx context.Context) error
+}
+
+type lexicalConfig struct {
+	lexical.Config `yaml:",inline"`
+}
+
+func (c *lexicalConfig) Open(*slog.Logger) (source.Embedder, error) { return lexical.New(c.Config) }
+
+type sqliteState struct {
+	sqlitestate.Config `yaml:",inline"`
+}
+
+// Validate reports all mistakes. The path has a default that the configuration does not know.
+func (c *sqliteState) Validate() error { return c.Limits.Validate() }
+
+func (c *sqliteState) Where(dataDir string) string {
+	return cmp.Or(c.Path, filepath.Join(dataDir, "state.db"))
+}
+
+func (c *sqliteState) Open(ctx context.Context, dataDir string, log *slog.Logger) (StateStore, error) {
+	cfg := c.Config
+	cfg.Path = c.Where(dataDir)
+	return sqlitestate.Open(ctx, cfg, log)
 }

@@ -63,6 +63,8 @@ type commands struct {
 	Audit      auditCmd      `cmd:"" help:"Verify and search the audit log."`
 	Token      tokenCmd      `cmd:"" help:"Sign a token with the development issuer, or say why one is refused."`
 	Issuer     issuerCmd     `cmd:"" help:"Look after the embedded authorization server: its keys, passwords of its users."`
+	Migrate    migrateCmd    `cmd:"" help:"Prepare the stores: schema, roles, indexes."`
+	Seed       seedCmd       `cmd:"" help:"Prepare the stores and load the demo company into them."`
 	Doctor     doctorCmd     `cmd:"" help:"Look at everything that Atlas depends on, and say what mends what is wrong."`
 	Configure  configCmd     `cmd:"" name:"config" help:"Check the configuration and list the settings."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for bash, zsh or fish."`
