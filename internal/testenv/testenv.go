@@ -4,7 +4,8 @@
 // set: then a missing server fails the test, so that no run counts as green that tested nothing.
 //
 // Tests share the servers. Each test makes what it needs under a name of its own (a database, an
-// index, a bucket, a key prefix) and removes it at its end.
+// index, a bucket, a key prefix) and removes it at its end. A test that must stop a server, pause
+// it, or have it to itself owns one: [Start].
 package testenv
 
 import (
@@ -25,15 +26,25 @@ const (
 	Qdrant     Server = "ATLAS_TEST_QDRANT"     // http://
 )
 
+// Cache is the variable with the folder that holds the servers' files, for [Start]; default: .cache in the
+// module's folder.
+const Cache = "ATLAS_TEST_CACHE"
+
 // URL returns where the server is.
 func URL(tb testing.TB, s Server) string {
 	tb.Helper()
-	if url := os.Getenv(string(s)); url != "" {
-		return url
+	url := os.Getenv(string(s)) //nolint:forbidigo // the environment is how tests are told
+	if url == "" {
+		absent(tb, string(s)+" is not set")
 	}
-	if os.Getenv("CI") != "" {
-		tb.Fatalf("%s is not set, and with CI set a missing server is a failure: run make test, which starts the servers", s)
+	return url
+}
+
+// absent ends the test, for want of a server.
+func absent(tb testing.TB, reason string) {
+	tb.Helper()
+	if os.Getenv("CI") != "" { //nolint:forbidigo // as above
+		tb.Fatalf("%s, and with CI set a missing server is a failure: run make test, which starts the servers", reason)
 	}
-	tb.Skipf("%s is not set: run make test, which starts the servers", s)
-	return ""
+	tb.Skipf("%s: run make test, which starts the servers", reason)
 }

@@ -1,0 +1,66 @@
+//go:build unix
+
+package testenv
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/atlas-mcp/atlas/internal/testenv/servers"
+)
+
+// Start starts a server that is the test's own, which it may kill, pause and restart on its port, and
+// removes it at the test's end. It needs no other server to run, only its files: without them the test is
+// skipped, or fails with CI set, as with [URL].
+func Start(tb testing.TB, s Server, opts servers.Options) *servers.Server {
+	tb.Helper()
+	var kind servers.Kind
+	for _, k := range servers.Table() {
+		if k.Env == string(s) {
+			kind = k
+		}
+	}
+	if kind.Name == "" {
+		absent(tb, string(s)+" cannot be started")
+	}
+	cache, err := servers.OpenCache(cacheDir(tb), os.Environ()) //nolint:forbidigo // programs are looked for there
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if _, err := cache.Find(kind); err != nil {
+		absent(tb, err.Error())
+	}
+	own, err := servers.Start(tb.Context(), cache, kind, opts)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := own.Close(); err != nil {
+			tb.Errorf("stop %s: %v", kind.Name, err)
+		}
+	})
+	return own
+}
+
+// cacheDir returns the folder with the servers' files.
+func cacheDir(tb testing.TB) string {
+	tb.Helper()
+	if dir := os.Getenv(Cache); dir != "" { //nolint:forbidigo // as above
+		return dir
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return filepath.Join(dir, ".cache")
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			tb.Fatal("there is no go.mod above the test")
+		}
+		dir = up
+	}
+}
