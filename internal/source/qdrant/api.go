@@ -37,7 +37,7 @@ func newAPI(cfg Config, transport http.RoundTripper) *api {
 }
 
 // errNoCollection is the cause of the failure when the collection does not exist.
-var errNoCollection = errors.New("the collection does not exist; load the source's data (atlas seed)")
+var errNoCollection = errors.New("the collection does not exist; run atlas migrate")
 
 // call sends a request and decodes the field "result" of the answer into result, which may be nil.
 // Parameters other than timeout and consistency are part of path.

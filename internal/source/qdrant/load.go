@@ -19,8 +19,7 @@ var indexes = []index{
 	{termsField, indexSchema{Type: "keyword"}},
 }
 
-// Load implements source.Loader with data.Documents, creating the collection if it is missing. If
-// the tenant's vectors are from another embedder, all of its documents are embedded anew; until
+// Load implements source.Loader with data.Documents. If the tenant's vectors are from another embedder, all of its documents are embedded anew; until
 // that has ended, its searches are refused.
 func (x *Index) Load(ctx context.Context, tenant atlas.TenantID, data source.Data) error {
 	if err := x.open(); err != nil {
@@ -43,7 +42,7 @@ func (x *Index) Load(ctx context.Context, tenant atlas.TenantID, data source.Dat
 		}
 		last[d.ID] = i
 	}
-	if err := x.create(ctx); err != nil {
+	if err := x.gate.Check(ctx); err != nil {
 		return err
 	}
 	var got found
@@ -80,27 +79,27 @@ func (x *Index) Load(ctx context.Context, tenant atlas.TenantID, data source.Dat
 // create makes the collection and its indexes if they are missing. With m 0 and payload_m there is
 // no graph over all tenants, only one for each value of an index: no search begins outside its tenant.
 func (x *Index) create(ctx context.Context) error {
-	err := x.ready(ctx)
+	err := x.check(ctx, x.cfg.LoadAPIKey)
 	if errors.Is(err, errNoCollection) {
 		err = x.write(ctx, http.MethodPut, "", create{
 			Vectors: vectorParams{Size: x.embed.Dim(), Distance: "Cosine"}, HNSW: hnsw{M: 0, PayloadM: 16},
 			Replicas: x.cfg.Replicas, Shards: x.cfg.Shards, OnDisk: true,
 		}, nil)
 		if errors.Is(err, errExists) { // somebody else was faster
-			err = nil
+			err = x.check(ctx, x.cfg.LoadAPIKey)
+		} else if err == nil {
+			err = errNoIndex
 		}
-	} else if err == nil {
-		return nil
 	}
-	if err != nil && !errors.Is(err, errNoIndex) {
-		return err
+	if !errors.Is(err, errNoIndex) || errors.Is(err, errOther) {
+		return err // nil, or nothing that may be changed
 	}
 	for _, i := range indexes {
 		if err := x.write(ctx, http.MethodPut, "/index?wait=true", i, nil); err != nil {
 			return err
 		}
 	}
-	return x.ready(ctx)
+	return x.check(ctx, x.cfg.LoadAPIKey)
 }
 
 // mark is the point that says which embedder the tenant's vectors are from.

@@ -106,9 +106,37 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// Open opens the source. It needs deps.Embed. A collection that does not fit the embedder's
-// dimension is refused now; a server that does not answer is asked again before the first search.
+// Open opens the source. It needs deps.Embed. It fails if the server answers and the collection is
+// missing or does not fit the embedder; a server that does not answer is asked again when a call
+// comes, which is let through only after that.
 func (c *Config) Open(ctx context.Context, deps source.Deps) (source.Source, error) {
+	x, err := c.index(ctx, deps)
+	if err != nil {
+		return nil, err
+	}
+	switch err := x.gate.Check(ctx); {
+	case err == nil:
+		if err := x.sameEmbedder(ctx); err != nil {
+			x.log.WarnContext(ctx, "searches of tenants that were loaded with it will be refused", "err", err)
+		}
+	case atlas.CodeOf(err) == atlas.CodeSourceUnavailable:
+		x.log.WarnContext(ctx, "the server does not answer; it is asked again before the first search", "err", err)
+	default:
+		return nil, errors.Join(err, x.Close())
+	}
+	return x, nil
+}
+
+// Migrate implements source.Migrator: it makes the collection and its indexes, with load_api_key.
+func (c *Config) Migrate(ctx context.Context, deps source.Deps) error {
+	x, err := c.index(ctx, deps)
+	if err != nil {
+		return err
+	}
+	return errors.Join(x.create(ctx), x.Close())
+}
+
+func (c *Config) index(ctx context.Context, deps source.Deps) (*Index, error) {
 	if err := errors.Join(c.Validate(), ctx.Err()); err != nil {
 		return nil, err
 	}
@@ -128,21 +156,7 @@ func (c *Config) Open(ctx context.Context, deps source.Deps) (source.Source, err
 		return nil, err
 	}
 	x := &Index{cfg: cfg, api: newAPI(cfg, transport), embed: deps.Embed, log: log.With("source", deps.Name)}
-	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
-	defer cancel()
-	switch err := x.ready(ctx); {
-	case err == nil:
-		if err := x.sameEmbedder(ctx); err != nil {
-			x.log.WarnContext(ctx, "searches will be refused until the data is loaded again", "err", err)
-		}
-	case errors.Is(err, errNoCollection):
-		x.log.WarnContext(ctx, "there is no collection yet; load the source's data", "collection", cfg.Collection)
-	case atlas.CodeOf(err) == atlas.CodeSourceMisused:
-		_ = x.Close()
-		return nil, err
-	default:
-		x.log.WarnContext(ctx, "the server does not answer; it is asked again before the first search", "err", err)
-	}
+	x.gate = source.NewGate(cfg.Timeout, func(ctx context.Context) error { return x.check(ctx, cfg.APIKey) })
 	return x, nil
 }
 
@@ -172,12 +186,13 @@ type Index struct {
 	api    *api
 	embed  source.Embedder
 	log    *slog.Logger
-	fits   atomic.Bool // the collection was seen to fit the embedder
+	gate   *source.Gate // open once the collection was seen to fit the embedder
 	closed atomic.Bool
 }
 
 var (
 	_ source.Config      = (*Config)(nil)
+	_ source.Migrator    = (*Config)(nil)
 	_ source.VectorIndex = (*Index)(nil)
 	_ source.Loader      = (*Index)(nil)
 )
@@ -187,17 +202,18 @@ func (x *Index) Ping(ctx context.Context) error {
 	if err := x.open(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, x.cfg.Timeout)
-	defer cancel()
-	if err := x.ready(ctx); err != nil {
+	if err := x.gate.Check(ctx); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, x.cfg.Timeout)
+	defer cancel()
 	return x.sameEmbedder(ctx)
 }
 
 // Close makes later calls fail. Calls that are running go on.
 func (x *Index) Close() error {
 	x.closed.Store(true)
+	x.gate.Close()
 	x.api.client.CloseIdleConnections()
 	return nil
 }
@@ -231,10 +247,8 @@ func (x *Index) Nearest(ctx context.Context, tenant atlas.TenantID, n source.Nea
 	if err != nil {
 		return source.Hits{}, err
 	}
-	if !x.fits.Load() {
-		if err := x.ready(ctx); err != nil {
-			return source.Hits{}, err
-		}
+	if err := x.gate.Pass(ctx); err != nil {
+		return source.Hits{}, err
 	}
 	return x.nearest(ctx, tenant, vector, conditions, min(cmp.Or(n.K, 10), x.cfg.MaxK))
 }

@@ -52,6 +52,14 @@ func open(tb testing.TB, cfg qdrant.Config, embed source.Embedder, log io.Writer
 	if log != nil {
 		deps.Log = slog.New(slog.NewTextHandler(log, nil))
 	}
+	if err := cfg.Migrate(tb.Context(), deps); err != nil {
+		tb.Fatal(err)
+	}
+	return openOnly(tb, cfg, deps)
+}
+
+func openOnly(tb testing.TB, cfg qdrant.Config, deps source.Deps) source.Source {
+	tb.Helper()
 	src, err := cfg.Open(tb.Context(), deps)
 	if err != nil {
 		tb.Fatal(err)
@@ -119,17 +127,7 @@ func TestContractServer(t *testing.T) {
 		t.Helper()
 		name := sourcetest.Marker + "-" + uuid.NewString()
 		t.Cleanup(func() {
-			req, err := http.NewRequestWithContext(context.Background(), http.MethodDelete, base+"/collections/"+name, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			transport := &http.Transport{}
-			defer transport.CloseIdleConnections()
-			resp, err := transport.RoundTrip(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			_ = resp.Body.Close()
+			send(t, http.MethodDelete, base+"/collections/"+name, "")
 		})
 		return qdrant.Config{URL: base, Collection: name}
 	})
@@ -190,83 +188,104 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// A collection that is not ours, or not for this embedder, is refused at the start, by Ping and by
-// loading, and nothing is changed in it.
+// send sends a request to Qdrant's API as an operator would.
+func send(tb testing.TB, method, url, body string) {
+	tb.Helper()
+	req, err := http.NewRequestWithContext(context.WithoutCancel(tb.Context()), method, url, strings.NewReader(body))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		tb.Fatalf("%s %s: %v, %v", method, url, resp, err)
+	}
+	_ = resp.Body.Close()
+}
+
+// What is wrong with a collection is told at the start, all at once, with what mends it, and nothing
+// is changed in a collection that is not ours.
 func TestOtherCollections(t *testing.T) {
-	for name, tc := range map[string]struct{ create, index, want string }{
-		"dimension": {`{"vectors":{"size":16,"distance":"Cosine"}}`, "", "dimension 16"},
-		"index":     {`{"vectors":{"size":32,"distance":"Cosine"}}`, `{"field_name":"terms","field_schema":"keyword"}`, "tenant_id"},
+	deps := source.Deps{Name: "kb", Embed: sourcetest.Embedder{}}
+	for name, tc := range map[string]struct {
+		create, index string
+		want          []string
+		mends         bool
+	}{
+		"none":      {"", "", []string{"does not exist", "atlas migrate"}, true},
+		"dimension": {`{"vectors":{"size":16,"distance":"Cosine"}}`, "", []string{"dimension 16", "suite-32", "tenant_id", "terms", "atlas migrate"}, false},
+		"index":     {`{"vectors":{"size":32,"distance":"Cosine"}}`, `{"field_name":"terms","field_schema":"keyword"}`, []string{"tenant_id", "atlas migrate"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := fake(t)
-			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-			put := func(path, body string) {
-				t.Helper()
-				req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, base+"/collections/kb"+path, strings.NewReader(body))
-				if err != nil {
-					t.Fatal(err)
-				}
-				req.Header.Set("Content-Type", "application/json")
-				resp, err := client.Do(req)
-				if err != nil || resp.StatusCode != http.StatusOK {
-					t.Fatal(resp, err)
-				}
-				_ = resp.Body.Close()
+			cfg := qdrant.Config{URL: base}
+			if tc.create != "" {
+				send(t, http.MethodPut, base+"/collections/kb", tc.create)
 			}
-			late := open(t, qdrant.Config{URL: base}, sourcetest.Embedder{}, nil) // before there is a collection
-			put("", tc.create)
 			if tc.index != "" {
-				put("/index", tc.index)
+				send(t, http.MethodPut, base+"/collections/kb/index", tc.index)
 			}
-			_, err := (&qdrant.Config{URL: base}).Open(t.Context(), source.Deps{Name: "kb", Embed: sourcetest.Embedder{}})
-			if atlas.CodeOf(err) != atlas.CodeSourceMisused || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "atlas seed") {
-				t.Errorf("Open: %v", err)
-			}
-			if err := late.Ping(t.Context()); atlas.CodeOf(err) != atlas.CodeSourceMisused || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("Ping: %v", err)
-			}
-			if _, err := ask(t, late, acme, source.Nearest{Text: "refund"}); atlas.CodeOf(err) != atlas.CodeSourceMisused {
-				t.Errorf("Nearest: %v", err)
-			}
-			err = load(t, late, acme, source.Document{ID: "d"})
-			if name == "index" { // loading makes what is missing
-				if err != nil || late.Ping(t.Context()) != nil {
-					t.Errorf("Load: %v", err)
+			_, err := cfg.Open(t.Context(), deps)
+			for _, want := range tc.want {
+				if atlas.CodeOf(err) != atlas.CodeSourceMisused || !strings.Contains(err.Error(), want) {
+					t.Errorf("Open: %v; does not say %q", err, want)
 				}
-			} else if atlas.CodeOf(err) != atlas.CodeSourceMisused {
-				t.Errorf("Load: %v", err)
 			}
+			if err := cfg.Migrate(t.Context(), deps); (err == nil) != tc.mends {
+				t.Errorf("Migrate: %v", err)
+			}
+			if !tc.mends {
+				return
+			}
+			company(t, openOnly(t, cfg, deps))
 		})
 	}
 }
 
-// Before the first load the operator is told what to do, by Ping as by a search.
-func TestNoCollection(t *testing.T) {
-	src := open(t, qdrant.Config{URL: fake(t)}, sourcetest.Embedder{}, nil)
-	_, err := ask(t, src, acme, source.Nearest{Text: "refund"})
-	for _, err := range []error{err, src.Ping(t.Context())} {
-		if atlas.CodeOf(err) != atlas.CodeSourceMisused || !strings.Contains(err.Error(), "atlas seed") {
-			t.Errorf("got %v", err)
-		}
-	}
+// A collection that is made anew under a running source, with another dimension, is noticed by the
+// next calls and refused; when it is mended, calls come through again.
+func TestChangedUnderway(t *testing.T) {
+	base := fake(t)
+	src := open(t, qdrant.Config{URL: base}, sourcetest.Embedder{}, nil)
 	company(t, src)
+	send(t, http.MethodDelete, base+"/collections/kb", "")
+	send(t, http.MethodPut, base+"/collections/kb", `{"vectors":{"size":16,"distance":"Cosine"}}`)
+	if _, err := ask(t, src, acme, source.Nearest{Text: "refund"}); err == nil {
+		t.Error("the first call succeeded")
+	}
+	_, err := ask(t, src, acme, source.Nearest{Text: "refund"})
+	if atlas.CodeOf(err) != atlas.CodeSourceMisused || !strings.Contains(err.Error(), "dimension 16") {
+		t.Errorf("got %v", err)
+	}
+	if err := src.Ping(t.Context()); atlas.CodeOf(err) != atlas.CodeSourceMisused {
+		t.Errorf("Ping: %v", err)
+	}
+	send(t, http.MethodDelete, base+"/collections/kb", "")
+	company(t, open(t, qdrant.Config{URL: base}, sourcetest.Embedder{}, nil))
 	if err := src.Ping(t.Context()); err != nil {
-		t.Errorf("after loading: %v", err)
+		t.Errorf("Ping: %v", err)
+	}
+	if got, err := ask(t, src, acme, source.Nearest{Text: "refund"}); err != nil || len(got.Hits) == 0 {
+		t.Errorf("got %v, %v", got, err)
 	}
 }
 
-// A server that is down at the start is found when it is up.
+// A server that is down at the start is found when it is up; until then no search is sent.
 func TestDownAtTheStart(t *testing.T) {
 	var up atomic.Bool
 	s := &qdranttest.Server{}
 	base := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !up.Load() {
+			if r.Method != http.MethodGet {
+				t.Errorf("%s %s before the check", r.Method, r.URL)
+			}
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
 		s.ServeHTTP(w, r)
 	}))
-	src := open(t, qdrant.Config{URL: base}, sourcetest.Embedder{}, nil)
+	deps := source.Deps{Name: "kb", Embed: sourcetest.Embedder{}}
+	src := openOnly(t, qdrant.Config{URL: base}, deps)
 	_, err := ask(t, src, acme, source.Nearest{Text: "refund"})
 	for _, err := range []error{err, src.Ping(t.Context())} {
 		if atlas.CodeOf(err) != atlas.CodeSourceUnavailable {
@@ -274,6 +293,9 @@ func TestDownAtTheStart(t *testing.T) {
 		}
 	}
 	up.Store(true)
+	if err := (&qdrant.Config{URL: base}).Migrate(t.Context(), deps); err != nil {
+		t.Fatal(err)
+	}
 	company(t, src)
 	if got, err := ask(t, src, acme, source.Nearest{Text: "refund"}); err != nil || len(got.Hits) == 0 {
 		t.Errorf("got %v, %v", got, err)
@@ -608,7 +630,7 @@ func TestKeys(t *testing.T) {
 	s := &qdranttest.Server{APIKey: "all", ReadAPIKey: "read"}
 	base := serve(t, s)
 	company(t, open(t, qdrant.Config{URL: base, APIKey: "all"}, sourcetest.Embedder{}, nil))
-	src := open(t, qdrant.Config{URL: base, APIKey: "read"}, sourcetest.Embedder{}, nil)
+	src := openOnly(t, qdrant.Config{URL: base, APIKey: "read"}, source.Deps{Name: "kb", Embed: sourcetest.Embedder{}})
 	if got, err := ask(t, src, acme, source.Nearest{Text: "refund"}); err != nil || len(got.Hits) == 0 {
 		t.Errorf("got %v, %v", got, err)
 	}

@@ -24,6 +24,9 @@ func (x *Index) nearest(ctx context.Context, tenant atlas.TenantID, vector []flo
 	}
 	var got []found
 	if err := x.api.call(ctx, x.cfg.APIKey, http.MethodPost, "/points/query/batch", ask, &got); err != nil {
+		if code := atlas.CodeOf(err); code == atlas.CodeSourceError || code == atlas.CodeSourceMisused {
+			x.gate.Doubt() // the collection may be another one by now
+		}
 		return source.Hits{}, err
 	}
 	if len(got) != len(ask.Searches) {
@@ -103,34 +106,41 @@ func (x *Index) sameEmbedder(ctx context.Context) error {
 	return nil
 }
 
-// errNoIndex is the cause of the failure when a payload index is missing.
-var errNoIndex = errors.New("it has no keyword index")
+// Causes of the failure when the collection is not as it must be, for [Index.create].
+var (
+	errNoIndex = errors.New("it has no keyword index")
+	errOther   = errors.New("it was not made for this source")
+)
 
-// ready checks that the collection is there and fits the embedder, and that its indexes are there.
-func (x *Index) ready(ctx context.Context) error {
+// check looks at the collection and reports all that does not fit, each with what mends it.
+func (x *Index) check(ctx context.Context, key string) error {
 	var got info
-	if err := x.api.call(ctx, x.cfg.APIKey, http.MethodGet, "", nil, &got); err != nil {
+	if err := x.api.call(ctx, key, http.MethodGet, "", nil, &got); err != nil {
 		return err
 	}
-	wrong := func(format string, args ...any) error {
-		return atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("collection %s: "+format, append([]any{x.cfg.Collection}, args...)...), "")
+	var errs []error
+	wrong := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("collection %s: "+format, append([]any{x.cfg.Collection}, args...)...))
 	}
+	const remedy = "name a new collection, then run atlas migrate and atlas seed"
 	var v vectorParams
 	if err := json.Unmarshal(got.Config.Params.Vectors, &v); err != nil || v.Size == 0 {
-		return wrong("it has no unnamed vector, so it is not Atlas's; name another collection")
-	}
-	if v.Size != x.embed.Dim() {
-		return wrong("its vectors have dimension %d, the embedder's %d; name a new collection and load the data into it (atlas seed), or configure the former embedder",
-			v.Size, x.embed.Dim())
-	}
-	if v.Distance != "Cosine" {
-		return wrong("its distance is %s, not Cosine; name a new collection and load the data into it (atlas seed)", v.Distance)
+		wrong("%w: it has no unnamed vector; %s", errOther, remedy)
+	} else {
+		if v.Size != x.embed.Dim() {
+			wrong("%w: its vectors have dimension %d, the embedder %s makes %d; %s, or configure the former embedder", errOther, v.Size, x.embed.ID(), x.embed.Dim(), remedy)
+		}
+		if v.Distance != "Cosine" {
+			wrong("%w: its distance is %s, not Cosine; %s", errOther, v.Distance, remedy)
+		}
 	}
 	for _, field := range []string{tenantField, termsField} {
 		if got.Schema[field].Type != "keyword" {
-			return wrong("%w on %s; load the source's data (atlas seed), which makes it", errNoIndex, field)
+			wrong("%w on %s; run atlas migrate", errNoIndex, field)
 		}
 	}
-	x.fits.Store(true)
+	if len(errs) > 0 {
+		return atlas.Errorf(atlas.CodeSourceMisused, errors.Join(errs...), "")
+	}
 	return nil
 }
