@@ -28,12 +28,24 @@ serve: bin/atlas ## keep the demo company's server running on 127.0.0.1:8080
 	@bin/atlas demo
 
 .PHONY: test
-test: ## run every test (fetches the modules on first use)
-	@$(GO) test -timeout 20m $(PKGS)
+test: ## run every test against real servers, which it starts (fetches modules and servers on first use)
+	@$(GO) run ./stack exec $(STACKFLAGS) -- $(GO) test -timeout 20m $(PKGS)
 
 .PHONY: race
 race: ## run every test with the race detector
-	@CGO_ENABLED=1 $(GO) test -race -timeout 40m $(PKGS)
+	@$(GO) run ./stack exec $(STACKFLAGS) -- env CGO_ENABLED=1 $(GO) test -race -timeout 40m $(PKGS)
+
+.PHONY: stack
+stack: ## start Postgres, PgBouncer, Redis, S3 and OpenSearch on loopback and keep them
+	@$(GO) run ./stack up $(STACKFLAGS)
+
+.PHONY: stack-status
+stack-status: ## show what of the stack runs, and where
+	@$(GO) run ./stack status
+
+.PHONY: stack-down
+stack-down: ## stop the stack and remove its data
+	@$(GO) run ./stack down
 
 .PHONY: e2e
 e2e: ## build the binary and drive it as a user does (part of test, too)

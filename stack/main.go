@@ -47,6 +47,10 @@ type word struct {
 func words() []word {
 	return []word{
 		{"exec", "[-only NAMES] -- COMMAND…", "start the servers, run the command with ATLAS_TEST_* set, stop them; its exit code", execWord},
+		{"up", "[-only NAMES]", "start the servers in the background, or what of them does not run", upWord},
+		{"down", "", "stop them and remove their data", downWord},
+		{"status", "[-json]", "what runs; exit code 1 if something does not", statusWord},
+		{"env", "", "print their variables for a shell", envWord},
 		{"fetch", "[-only NAMES]", "get what the servers are made of into the cache, and nothing else", fetchWord},
 		{"help", "", "this", helpWord},
 	}

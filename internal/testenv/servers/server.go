@@ -30,8 +30,8 @@ type Options struct {
 	Log string
 	// Stay lets it run on when this program ends.
 	Stay bool
-	// Note is called as soon as the server's process runs, before it is ready.
-	Note func(Record)
+	// Note is called as soon as the server's process runs, before it is ready; its error stops the server.
+	Note func(Record) error
 }
 
 // A Server is a running server of one's own. Its methods may be called by several goroutines.
@@ -72,7 +72,7 @@ func Start(ctx context.Context, cache *Cache, kind Kind, opts Options) (_ *Serve
 	if s.place.Files, err = cache.Find(kind); err != nil {
 		return nil, err
 	}
-	if s.place.Dir, err = os.MkdirTemp("", "atlas-"+kind.Name+"-"); err != nil {
+	if s.place.Dir, err = os.MkdirTemp("", prefix(kind)); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -101,12 +101,21 @@ func Start(ctx context.Context, cache *Cache, kind Kind, opts Options) (_ *Serve
 
 // Adopt returns the server that the record, which another program has kept, tells of. It may have ended;
 // [Server.Alive] tells, and [Server.Restart] starts it again with its data.
-func Adopt(kind Kind, r Record) *Server {
+func Adopt(kind Kind, r Record) (*Server, error) {
+	if !filepath.IsAbs(r.Dir) || !strings.HasPrefix(filepath.Base(r.Dir), prefix(kind)) {
+		return nil, fmt.Errorf("%q is not the folder of a server that was started here", r.Dir) // Close removes it
+	}
 	s := &Server{kind: kind, opts: Options{Behind: r.Behind, Args: r.Args, Log: r.Log, Stay: true}}
 	s.place = Place{Dir: r.Dir, Files: r.Files, Port: r.Port, Behind: r.Behind, Args: r.Args, Run: s.run}
 	s.proc = &process{pid: r.PID, id: r.ID, end: s.end()}
-	return s
+	return s, nil
 }
+
+// prefix begins the name of a server's folder.
+func prefix(kind Kind) string { return "atlas-" + kind.Name + "-" }
+
+// Addr returns host and port.
+func (r Record) Addr() string { return address(r.Port) }
 
 // Record returns what finds the server again.
 func (s *Server) Record() Record {
@@ -148,7 +157,7 @@ func (s *Server) Alive() bool {
 // Ready asks the server once whether it serves.
 func (s *Server) Ready(ctx context.Context) error {
 	if !s.Alive() {
-		return fmt.Errorf("%s: it has ended; see %s", s.kind.Name, s.opts.Log)
+		return errors.New("it has ended")
 	}
 	return s.kind.Ready(ctx, s.place)
 }
@@ -205,6 +214,9 @@ func (s *Server) Restart(ctx context.Context) error {
 			return err
 		}
 	}
+	if !portFree(ctx, s.place.Port) {
+		return fmt.Errorf("%s: another program listens on %s", s.kind.Name, s.Addr())
+	}
 	if err := s.become(); err != nil {
 		return err
 	}
@@ -229,7 +241,9 @@ func (s *Server) Restart(ctx context.Context) error {
 	}
 	s.proc = proc
 	if s.opts.Note != nil {
-		s.opts.Note(s.record())
+		if err := s.opts.Note(s.record()); err != nil {
+			return errors.Join(err, proc.stop())
+		}
 	}
 	return s.ready(ctx)
 }
