@@ -29,7 +29,8 @@ type Shared interface {
 	// and gave nothing that could be kept.
 	Release(ctx context.Context, n Name, token string, again bool) error
 	// Watch tells what becomes of the load of a name, from now until stop is called: Fill sends true,
-	// Release its again. Messages may be lost, and one may stand for many.
+	// Release its again. Only the end of a load that a claim met as Busy is told. Messages may be lost, and
+	// one may stand for many. It works while Listen does. Stopping twice is fine.
 	Watch(n Name) (signal <-chan bool, stop func())
 	// Purge makes all answers of the tenant, or those of one of its tools, count as none, and keeps what
 	// is being loaded now from being filled. Its cost does not depend on how many there are. All other
