@@ -27,6 +27,7 @@ SELECT json_build_object(
 	'session_user', session_user,
 	'tenant', coalesce(current_setting($3::text, true), ''),
 	'row_security', current_setting('row_security') = 'on',
+	'temp_files', current_setting('temp_file_limit'),
 	'roles', (SELECT json_agg(json_build_object('name', rolname, 'self', self, 'super', rolsuper,
 		'bypass', rolbypassrls, 'create_role', rolcreaterole, 'replication', rolreplication) ORDER BY self DESC, rolname) FROM me),
 	'schemas', (SELECT json_agg(json_build_object('name', n.nspname,

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/atlas-mcp/atlas"
 )
 
@@ -19,68 +21,32 @@ var catalogSQL string
 // checkTime bounds one check, beside the time to connect.
 const checkTime = 5 * time.Second
 
-// A flight is one check that is running; all who want one wait for the same.
-type flight struct {
-	done chan struct{}
-	err  error // set before done is closed
-}
-
-// check looks at role and tables and keeps what it found. It returns why queries are refused, or why
-// it could not look.
+// check looks at role and tables and keeps what it found. It returns why queries are refused.
 func (db *DB) check(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return Failure(ctx, err)
-	}
-	db.mu.Lock()
-	fl := db.running
-	if fl == nil {
-		if db.closed.Load() {
-			db.mu.Unlock()
-			return errClosed()
-		}
-		fl = &flight{done: make(chan struct{})}
-		db.running = fl
-		go db.fly(fl)
-	}
-	db.mu.Unlock()
-	select {
-	case <-fl.done:
-		return fl.err
-	case <-ctx.Done():
-		return Failure(ctx, ctx.Err())
-	}
-}
-
-// fly runs one check, for as long as the source lives and checkTime.
-func (db *DB) fly(fl *flight) {
-	ctx, cancel := context.WithTimeout(db.life, db.conn.ConnectTimeout+checkTime)
-	defer cancel()
 	report, err := db.look(ctx)
 	if err != nil {
-		err = db.failure(ctx, err)
-		if atlas.CodeOf(err) == atlas.CodeTimeout {
-			err = atlas.Errorf(atlas.CodeSourceUnavailable, err, "")
-		}
+		err = Failure(ctx, err)
 	} else {
 		err = report.refusal()
 	}
-	db.keep(report, err)
-	db.mu.Lock()
-	db.running = nil
-	db.mu.Unlock()
-	fl.err = err
-	close(fl.done)
+	db.keep(ctx, report, err)
+	return err
 }
 
-// look asks the server.
-func (db *DB) look(ctx context.Context) (Report, error) {
+// look asks the server, on a connection of its own: a pool whose connections are all in use is no
+// reason to refuse.
+func (db *DB) look(ctx context.Context) (_ Report, err error) {
+	conn, err := pgx.ConnectConfig(ctx, db.pool.Config().ConnConfig)
+	if err != nil {
+		return Report{}, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it was only asked
 	schemas := []string{db.conn.Schema}
 	if db.conn.Extensions != "" && db.conn.Extensions != db.conn.Schema {
 		schemas = append(schemas, db.conn.Extensions)
 	}
 	var text []byte
-	err := db.pool.QueryRow(ctx, catalogSQL, schemas, db.opt.Tables, db.conn.TenantSetting, slices.Sorted(maps.Keys(forging))).Scan(&text)
-	if err != nil {
+	if err := conn.QueryRow(ctx, catalogSQL, schemas, db.opt.Tables, db.conn.TenantSetting, slices.Sorted(maps.Keys(forging))).Scan(&text); err != nil {
 		return Report{}, err
 	}
 	var c catalog
@@ -90,29 +56,65 @@ func (db *DB) look(ctx context.Context) (Report, error) {
 	return Report{Version: c.Version, Role: c.User, Findings: c.findings(db.opt, db.conn)}, nil
 }
 
-// keep stores what a check found. When the server could not be asked, what was found before holds
-// for a few checks more: a pool that is busy is no reason to refuse.
-func (db *DB) keep(report Report, err error) {
-	old := db.state.Load()
-	if atlas.CodeOf(err) == atlas.CodeSourceUnavailable {
-		if old != nil && old.err == nil && time.Since(old.at) < 4*db.conn.CheckInterval {
-			return
-		}
-		if old != nil {
-			report = old.report
-		}
+// keep stores what a check found and logs what changed. The last report stays while the server
+// cannot be asked.
+func (db *DB) keep(ctx context.Context, report Report, err error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	was, old := db.refused, db.report.Load()
+	db.refused = ""
+	if err != nil {
+		db.refused = err.Error()
 	}
-	db.state.Store(&state{report: report, err: err, at: time.Now()})
-	was := old != nil && old.err != nil
+	if report.Version == 0 {
+		if db.refused != was {
+			db.opt.Log.LogAttrs(ctx, slog.LevelError, "source refuses all queries", slog.Any("error", err))
+		}
+		return
+	}
+	db.report.Store(&report)
 	switch {
-	case err != nil && (!was || old.err.Error() != err.Error()):
-		db.opt.Log.LogAttrs(db.life, slog.LevelError, "source refuses all queries", slog.Any("error", err))
-	case err == nil && was:
-		db.opt.Log.LogAttrs(db.life, slog.LevelInfo, "source answers queries again")
+	case err != nil && db.refused != was:
+		db.opt.Log.LogAttrs(ctx, slog.LevelError, "source refuses all queries", slog.Any("error", err))
+	case err == nil && was != "":
+		db.opt.Log.LogAttrs(ctx, slog.LevelInfo, "source answers queries again")
 	}
-	if err == nil && (old == nil || !slices.EqualFunc(old.report.Findings, report.Findings, func(a, b Finding) bool { return a.String() == b.String() })) {
+	if err == nil && (old == nil || !slices.EqualFunc(old.Findings, report.Findings, func(a, b Finding) bool { return a.String() == b.String() })) {
 		for _, f := range report.Findings {
-			db.opt.Log.LogAttrs(db.life, slog.LevelWarn, "database could be safer", slog.String("stands_against", string(f.Level)), slog.String("finding", f.String()))
+			db.opt.Log.LogAttrs(ctx, slog.LevelWarn, "database could be safer", slog.String("stands_against", string(f.Level)), slog.String("finding", f.String()))
 		}
 	}
+}
+
+// watch checks again and again until Close.
+func (db *DB) watch() {
+	defer close(db.done)
+	tick := time.NewTicker(db.conn.CheckInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-db.life.Done():
+			return
+		case <-tick.C:
+			_ = db.gate.Check(db.life) // the gate keeps it, and the log tells it when it changes
+		}
+	}
+}
+
+// Ping asks the server whether it can answer, and checks role and tables again.
+func (db *DB) Ping(ctx context.Context) error { return db.gate.Check(ctx) }
+
+// Report returns what the last check that reached the server found: warnings, and what stands
+// against agents' SQL. It is empty before one.
+func (db *DB) Report() Report {
+	if r := db.report.Load(); r != nil {
+		return *r
+	}
+	return Report{}
+}
+
+// unavailable reports whether err only says that the server cannot be asked now.
+func unavailable(err error) bool {
+	c := atlas.CodeOf(err)
+	return c == atlas.CodeSourceUnavailable || c == atlas.CodeTimeout
 }

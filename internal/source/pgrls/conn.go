@@ -80,7 +80,7 @@ func newSettings(c Connection) settings {
 // startup are the parameters of a new connection. A pooler refuses all but a few; there the rest
 // goes along with each query.
 func (s settings) startup(name string) map[string]string {
-	out := map[string]string{"application_name": "atlas/" + name, "DateStyle": "ISO", "TimeZone": "UTC", "client_encoding": "UTF8"}
+	out := map[string]string{"application_name": "atlas/" + name, "DateStyle": "ISO", "TimeZone": "UTC", "client_encoding": "UTF8", "standard_conforming_strings": "on"}
 	if s.pooler {
 		return out
 	}

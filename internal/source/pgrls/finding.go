@@ -68,6 +68,7 @@ type catalog struct {
 	SessionUser string `json:"session_user"`
 	Tenant      string `json:"tenant"`
 	RowSecurity bool   `json:"row_security"`
+	TempFiles   string `json:"temp_files"`
 	Roles       []struct {
 		Name        string `json:"name"`
 		Self        bool   `json:"self"`
@@ -222,6 +223,9 @@ func (f *finder) roles() {
 			"ALTER ROLE "+self+" RESET "+f.conn.TenantSetting,
 			"ALTER ROLE "+self+" IN DATABASE "+name(f.c.Database)+" RESET "+f.conn.TenantSetting,
 			"ALTER DATABASE "+name(f.c.Database)+" RESET "+f.conn.TenantSetting)
+	}
+	if f.c.TempFiles == "-1" && !f.super {
+		f.add(Warn, "one query may fill the server's disk with temporary files", "ALTER ROLE "+self+" SET temp_file_limit = '256MB'")
 	}
 	if !f.c.RowSecurity {
 		f.add(Warn, "row_security is off for the role: queries under policies fail", "ALTER ROLE "+self+" RESET row_security")

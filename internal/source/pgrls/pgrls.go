@@ -37,6 +37,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/source"
 )
 
 // A Connection says how to reach a database, for drivers to embed into their Config.
@@ -118,23 +119,17 @@ type DB struct {
 	opt  Options
 	pool *pgxpool.Pool
 	set  settings
+	gate *source.Gate
 
-	state   atomic.Pointer[state]
 	life    context.Context // until Close
 	stop    context.CancelFunc
 	closed  atomic.Bool
 	done    chan struct{} // closed when watch has ended
 	closing sync.Once
 
+	report  atomic.Pointer[Report] // nil before the first check that reached the server
 	mu      sync.Mutex
-	running *flight
-}
-
-// state is what the last check found; nil before the first one.
-type state struct {
-	report Report
-	err    error // why queries are refused; nil if they are not
-	at     time.Time
+	refused string // why queries are refused, as it was logged
 }
 
 // Open connects, checks role and tables, and keeps checking them until Close. It fails with
@@ -157,47 +152,17 @@ func Open(ctx context.Context, c Connection, o Options) (*DB, error) {
 		return nil, err
 	}
 	// The pool lives until Close, not until ctx ends.
-	if db.pool, err = pgxpool.NewWithConfig(context.WithoutCancel(ctx), pc); err != nil {
-		return nil, fmt.Errorf("open pool: %w", withoutDSN(err))
-	}
 	db.life, db.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if db.pool, err = pgxpool.NewWithConfig(db.life, pc); err != nil {
+		db.stop()
+		return nil, errors.New("the pool of connections cannot be made")
+	}
+	db.gate = source.NewGate(c.ConnectTimeout+checkTime, db.check)
 	go db.watch()
-	if err := db.check(ctx); err != nil && atlas.CodeOf(err) != atlas.CodeSourceUnavailable {
+	if err := db.gate.Check(ctx); err != nil && !unavailable(err) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
-}
-
-// watch checks again and again until Close.
-func (db *DB) watch() {
-	defer close(db.done)
-	tick := time.NewTicker(db.conn.CheckInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-db.life.Done():
-			return
-		case <-tick.C:
-			_ = db.check(db.life) // kept in the state, and logged when it changes
-		}
-	}
-}
-
-// Ping asks the server whether it can answer, and checks role and tables again.
-func (db *DB) Ping(ctx context.Context) error {
-	if db.closed.Load() {
-		return errClosed()
-	}
-	return db.check(ctx)
-}
-
-// Report returns what the last successful check found: warnings, and what stands against agents'
-// SQL. It is empty before one.
-func (db *DB) Report() Report {
-	if s := db.state.Load(); s != nil {
-		return s.report
-	}
-	return Report{}
 }
 
 // Close ends the checks and closes all connections, waiting for queries that are running.
@@ -206,27 +171,10 @@ func (db *DB) Close() error {
 		db.closed.Store(true)
 		db.stop()
 		<-db.done
-		db.mu.Lock()
-		last := db.running
-		db.mu.Unlock()
-		if last != nil {
-			<-last.done
-		}
+		db.gate.Close()
 		db.pool.Close()
 	})
 	return nil
-}
-
-// ready returns why queries are refused now, or nil.
-func (db *DB) ready(ctx context.Context) error {
-	if db.closed.Load() {
-		return errClosed()
-	}
-	s := db.state.Load()
-	if s == nil || s.err != nil && atlas.CodeOf(s.err) == atlas.CodeSourceUnavailable {
-		return db.check(ctx) // it may be back
-	}
-	return s.err
 }
 
 func errClosed() error {

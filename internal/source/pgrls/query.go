@@ -83,7 +83,7 @@ func (db *DB) Query(ctx context.Context, tenant atlas.TenantID, st Statement, ro
 	if err := ctx.Err(); err != nil {
 		return nil, Failure(ctx, err)
 	}
-	if err := db.ready(ctx); err != nil {
+	if err := db.gate.Pass(ctx); err != nil {
 		return nil, err
 	}
 	conn, err := db.pool.Acquire(ctx)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/atlas-mcp/atlas/deploy/sql"
 	"github.com/atlas-mcp/atlas/internal/source/pgrls"
 	"github.com/atlas-mcp/atlas/internal/testenv"
 )
@@ -42,15 +43,9 @@ func New(tb testing.TB) *Database {
 		// A pooler may hold connections a moment longer.
 		d.run(d.server, `DROP DATABASE `+d.Name+` WITH (FORCE)`, `DROP ROLE `+d.App, `DROP ROLE `+d.Owner)
 	})
-	d.Admin(Harden...)
+	d.Admin(sql.Harden)
 	d.Admin(`ALTER SCHEMA public OWNER TO ` + d.Owner)
 	return d
-}
-
-// Harden are the statements that deploy/sql has a superuser run in each database.
-var Harden = []string{
-	`REVOKE EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) FROM PUBLIC`,
-	`REVOKE CREATE ON SCHEMA public FROM PUBLIC`,
 }
 
 // DSN returns the connection string of a role, directly to the server.
