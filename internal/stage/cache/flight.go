@@ -21,6 +21,7 @@ type flight struct {
 	done    chan struct{} // closed when res and err are set
 	waiters int           // guarded by Store.mu
 	discard bool          // guarded by Store.mu: purged meanwhile
+	fenced  bool          // guarded by Store.mu: the second tier refuses the answer if it was purged meanwhile
 
 	res  atlas.Result
 	err  error
@@ -168,6 +169,10 @@ func (c *Cache) fly(ctx context.Context, k key, f *flight, call atlas.Call, next
 	what, e, r := t.enter(ctx, k, have, timeout)
 	switch what {
 	case doRun:
+		// What was purged until now is no matter: the load begins now.
+		c.store.mu.Lock()
+		f.discard, f.fenced = false, r != nil && r.granted
+		c.store.mu.Unlock()
 		// The time for waiting is not taken from the tool: whoever takes over a load has as long for it as
 		// anybody. How long a caller waits is the caller's to say.
 		ctx, cancel := context.WithTimeout(ctx, timeout)

@@ -252,12 +252,13 @@ func (s *Store) forget(tenant atlas.TenantID, tool string) {
 	}
 }
 
-// flush forgets everything, here only.
+// flush forgets everything, here only. Loads under a right of the second tier go on: it knows of the
+// purges that were not heard here, and refuses what they cover.
 func (s *Store) flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for f := range s.running {
-		f.discard = true
+		f.discard = f.discard || !f.fenced
 	}
 	clear(s.flights)
 	for _, sh := range *s.shards.Load() {
