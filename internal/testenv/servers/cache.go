@@ -26,8 +26,8 @@ import (
 type Package struct {
 	name    string // of the folder in the cache, with the version
 	version string
-	pins    string // what the folder's content depends on, besides
-	size    string // what is fetched, about, for a person
+	pins    func() string // what the folder's content depends on, besides
+	size    string        // what is fetched, about, for a person
 	// installed returns the folder of one that the system has already, or nothing. May be nil.
 	installed func() string
 	// needs are what fetching it takes; running it takes those that are marked.
@@ -96,7 +96,7 @@ func (c *Cache) Find(kind Kind) (string, error) {
 }
 
 func (c *Cache) home(p Package) string {
-	sum := sha256.Sum256([]byte(p.pins))
+	sum := sha256.Sum256([]byte(p.pins()))
 	return filepath.Join(c.dir, fmt.Sprintf("%s-%s-%s", p.name, p.version, hex.EncodeToString(sum[:])[:12]))
 }
 

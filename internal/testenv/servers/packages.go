@@ -60,6 +60,21 @@ func wheel(pins string, folders ...string) func(context.Context, *fetcher) error
 	}
 }
 
+// pythonProgram installs Python packages beside a program that uses them.
+func pythonProgram(pins, name, source string) func(context.Context, *fetcher) error {
+	return func(ctx context.Context, f *fetcher) error {
+		list := filepath.Join(f.tmp, "requirements.txt")
+		if err := os.WriteFile(list, []byte(pins), 0o600); err != nil {
+			return err
+		}
+		if err := f.run(ctx, nil, "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
+			"--root-user-action=ignore", "--target="+f.files, "--requirement="+list); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(f.files, name), []byte(source), 0o644) //nolint:gosec // public
+	}
+}
+
 // unzip writes what the folders of the archive hold into the folder to.
 func unzip(archive string, folders []string, to string) error {
 	z, err := zip.OpenReader(archive)
@@ -253,6 +268,15 @@ func pip(ctx context.Context) error {
 		return errors.New("python3 has no pip")
 	}
 	return nil
+}
+
+// python asks python3 for an expression's value; it is empty if there is no Python.
+func python(expression string) string {
+	out, err := exec.Command("python3", "-c", "import sys; print("+expression+")").Output() //nolint:gosec,noctx // ours; short
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // java checks that the java on the PATH is new enough.

