@@ -139,7 +139,7 @@ func TestAnswersComeOverWhole(t *testing.T) {
 func TestStampedeOnTwoReplicas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &source{takes: 20 * time.Second} // four times the lease
-		_, a, b := two(t, cache.Config{}, src.handle)
+		_, a, b := two(t, never, src.handle)    // its odds of an early refresh are e^-3
 		long := func(c *atlas.Call) { c.Tool.Timeout = time.Minute }
 		var wg sync.WaitGroup
 		for i := range 1000 {
