@@ -103,7 +103,7 @@ func Open(_ context.Context, cfg Config, deps Deps) (*Client, error) {
 			}
 			return retryAfter
 		},
-		ClusterOption: rueidis.ClusterOption{MaxMovedRedirections: 5, ShardsRefreshInterval: 30 * time.Second},
+		ClusterOption: rueidis.ClusterOption{MaxMovedRedirections: 5, ShardsRefreshInterval: 5 * time.Second},
 	}
 	switch cfg.Mode {
 	case Sentinel:
@@ -113,10 +113,17 @@ func Open(_ context.Context, cfg Config, deps Deps) (*Client, error) {
 			// A missed +switch-master would leave us with a demoted master for ever.
 			TopologyRefreshInterval: 5 * time.Second,
 		}
-	case Standalone:
+		c.conn, err = connectLate(opt, false, c.log)
+	case Cluster:
+		c.conn, err = connectLate(opt, true, c.log)
+	default:
+		// It gives a client also when it cannot connect, with the error.
 		opt.ForceSingleClient = true
+		if c.conn, err = rueidis.NewClient(opt); c.conn != nil {
+			err = nil
+		}
 	}
-	if c.conn, err = rueidis.NewClient(opt); c.conn == nil {
+	if err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
 	return c, nil
