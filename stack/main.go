@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -61,6 +62,7 @@ type program struct {
 	standard
 	env   []string
 	cache string
+	state string
 	only  string
 	json  bool
 }
@@ -80,6 +82,7 @@ func run(ctx context.Context, args, env []string, std standard) (int, error) {
 	flags := flag.NewFlagSet("stack "+all[i].name, flag.ContinueOnError)
 	flags.SetOutput(std.err)
 	flags.StringVar(&p.cache, "cache", ".cache", "folder for what is fetched")
+	flags.StringVar(&p.state, "state", filepath.Join(".cache", "stack"), "folder for what up keeps: state and logs")
 	flags.StringVar(&p.only, "only", "", "these servers only, with commas between them: "+strings.Join(names(servers.Table()), ", "))
 	flags.BoolVar(&p.json, "json", false, "print JSON (status)")
 	if err := flags.Parse(args); err != nil {

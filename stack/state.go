@@ -16,7 +16,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/testenv/servers"
 )
 
-// A standing stack is the one that `up` keeps. Its state is a file in the cache folder that only the holder of
+// A standing stack is the one that `up` keeps. Its state is a file that only the holder of
 // the lock beside it may change; every change is written at once, so that nothing runs that the file
 // does not know.
 type standing struct {
@@ -51,7 +51,7 @@ func openStanding(ctx context.Context, p *program) (*standing, error) {
 
 // readStanding reads the state without the lock, for words that only look.
 func readStanding(p *program) (*standing, error) {
-	dir, err := filepath.Abs(filepath.Join(p.cache, "stack"))
+	dir, err := filepath.Abs(p.state)
 	if err != nil {
 		return nil, err
 	}

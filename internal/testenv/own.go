@@ -11,26 +11,11 @@ import (
 )
 
 // Start starts a server that is the test's own, which it may kill, pause and restart on its port, and
-// removes it at the test's end. It needs no other server to run, only its files: without them the test is
-// skipped, or fails with CI set, as with [URL].
+// removes it at the test's end. It needs no other server to run, only its files: see [Files].
 func Start(tb testing.TB, s Server, opts servers.Options) *servers.Server {
 	tb.Helper()
-	var kind servers.Kind
-	for _, k := range servers.Table() {
-		if k.Env == string(s) {
-			kind = k
-		}
-	}
-	if kind.Name == "" {
-		absent(tb, string(s)+" cannot be started")
-	}
-	cache, err := servers.OpenCache(cacheDir(tb), os.Environ()) //nolint:forbidigo // programs are looked for there
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if _, err := cache.Find(kind); err != nil {
-		absent(tb, err.Error())
-	}
+	cache := Files(tb, s)
+	kind, _ := lookup(s)
 	own, err := servers.Start(tb.Context(), cache, kind, opts)
 	if err != nil {
 		tb.Fatal(err)
@@ -41,6 +26,35 @@ func Start(tb testing.TB, s Server, opts servers.Options) *servers.Server {
 		}
 	})
 	return own
+}
+
+// Files returns the cache with the files of the servers. If those of one are missing, the test is skipped, or
+// fails with CI set, as with [URL].
+func Files(tb testing.TB, all ...Server) *servers.Cache {
+	tb.Helper()
+	cache, err := servers.OpenCache(cacheDir(tb), os.Environ()) //nolint:forbidigo // programs are looked for there
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, s := range all {
+		kind, found := lookup(s)
+		if !found {
+			tb.Fatalf("%s is no server that can be started", s)
+		}
+		if _, err := cache.Find(kind); err != nil {
+			absent(tb, err.Error())
+		}
+	}
+	return cache
+}
+
+func lookup(s Server) (servers.Kind, bool) {
+	for _, k := range servers.Table() {
+		if k.Env == string(s) {
+			return k, true
+		}
+	}
+	return servers.Kind{}, false
 }
 
 // cacheDir returns the folder with the servers' files.

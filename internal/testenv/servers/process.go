@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// How long a server has to end in order, and how often what cannot be waited for is looked at.
+// How long a process has to end, in order or by force, and how often what cannot be waited for is looked at.
 const (
 	grace = 20 * time.Second
 	tick  = 20 * time.Millisecond
@@ -23,6 +23,8 @@ type process struct {
 	pid int
 	id  string // see identity
 	end syscall.Signal
+	// grace is how long it may take to end in order.
+	grace time.Duration
 	// ended is closed when it has ended and was waited for; nil if it is not this process's child.
 	ended chan struct{}
 	err   error // of its end; read after ended
@@ -31,7 +33,7 @@ type process struct {
 // launch starts the command. Linux sends the death signal when the thread that started the process
 // ends, not the whole program, so one goroutine keeps its thread from the start to the process's end.
 func launch(cmd *exec.Cmd, end syscall.Signal) (*process, error) {
-	p := &process{end: end, ended: make(chan struct{})}
+	p := &process{end: end, grace: grace, ended: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -98,7 +100,7 @@ func (p *process) stop() error {
 	family := p.family()
 	err := p.signal(p.end)
 	err = errors.Join(err, p.signal(syscall.SIGCONT)) // one that is paused would never see it
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	ctx, cancel := context.WithTimeout(context.Background(), p.grace)
 	defer cancel()
 	if p.wait(ctx) != nil {
 		return errors.Join(err, p.kill())

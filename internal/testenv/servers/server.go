@@ -107,7 +107,7 @@ func Adopt(kind Kind, r Record) (*Server, error) {
 	}
 	s := &Server{kind: kind, opts: Options{Behind: r.Behind, Args: r.Args, Log: r.Log, Stay: true}}
 	s.place = Place{Dir: r.Dir, Files: r.Files, Port: r.Port, Behind: r.Behind, Args: r.Args, Run: s.run}
-	s.proc = &process{pid: r.PID, id: r.ID, end: s.end()}
+	s.proc = &process{pid: r.PID, id: r.ID, end: s.end(), grace: grace}
 	return s, nil
 }
 
