@@ -53,7 +53,9 @@ func (db *DB) look(ctx context.Context) (_ Report, err error) {
 	if err := json.Unmarshal(text, &c); err != nil {
 		return Report{}, fmt.Errorf("decode catalog: %w", err)
 	}
-	return Report{Version: c.Version, Role: c.User, Findings: c.findings(db.opt, db.conn)}, nil
+	r := Report{Version: c.Version, Role: c.User, Findings: c.findings(db.opt, db.conn)}
+	r.agents = r.Against(Agents)
+	return r, nil
 }
 
 // keep stores what a check found and logs what changed. The last report stays while the server

@@ -39,7 +39,12 @@ type Report struct {
 	Version  int // server_version_num, such as 150020; 0 if there was no check
 	Role     string
 	Findings []Finding
+
+	agents error
 }
+
+// Agents returns what stands against agents' SQL, or nil. It is cheap.
+func (r Report) Agents() error { return r.agents }
 
 // Against returns the findings of a level, as one error for operators, or nil.
 func (r Report) Against(l Level) error {
@@ -295,7 +300,7 @@ func (f *finder) rows(t *table, n string) {
 	case !t.Forced:
 		f.add(Refuse, "row-level security on table "+n+" does not bind its owner", "ALTER TABLE "+n+" FORCE ROW LEVEL SECURITY")
 	}
-	tenantColumn := "tenant_id"
+	tenantColumn := f.conn.TenantColumn
 	bound, open := false, []policy{}
 	var columns []string
 	for _, p := range t.Policies {

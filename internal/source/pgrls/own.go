@@ -46,9 +46,9 @@ func (c Connection) As(ctx context.Context, conn *pgx.Conn, tenant atlas.TenantI
 	return Failure(ctx, err)
 }
 
-// Secure returns the statements that put a table of the schema under row-level security on its
-// column column and let role reader read columns of it (all, if there are none). They can be run again.
-func (c Connection) Secure(table, column, reader string, columns ...string) []string {
+// Secure returns the statements that put a table of the schema under row-level security by its
+// tenant column and let role reader read columns of it (all, if there are none). They can be run again.
+func (c Connection) Secure(table, reader string, columns ...string) []string {
 	c = c.WithDefaults()
 	t := Identifier(c.Schema, table)
 	list := ""
@@ -59,7 +59,7 @@ func (c Connection) Secure(table, column, reader string, columns ...string) []st
 		}
 		list = " (" + strings.Join(quoted, ", ") + ")"
 	}
-	cond := condition(Identifier(column), c.TenantSetting)
+	cond := condition(Identifier(c.TenantColumn), c.TenantSetting)
 	return []string{
 		"ALTER TABLE " + t + " ENABLE ROW LEVEL SECURITY",
 		"ALTER TABLE " + t + " FORCE ROW LEVEL SECURITY",

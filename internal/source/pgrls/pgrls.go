@@ -47,6 +47,7 @@ type Connection struct {
 	Schema         string        `yaml:"schema"`          // holds the tables; default public
 	Extensions     string        `yaml:"extensions"`      // schema of extensions' types and operators, if it is another one
 	TenantSetting  string        `yaml:"tenant_setting"`  // what the policies read; default app.tenant_id
+	TenantColumn   string        `yaml:"tenant_column"`   // of the tables; default tenant_id
 	PgBouncer      bool          `yaml:"pgbouncer"`       // a pooler in transaction mode is between: no prepared statements, no startup parameters
 	MaxConns       int           `yaml:"max_conns"`       // connections at most; 0 means 10
 	ConnectTimeout time.Duration `yaml:"connect_timeout"` // 0 means 5s
@@ -68,6 +69,7 @@ func ValidName(s string) bool { return plainName.MatchString(s) }
 func (c Connection) WithDefaults() Connection {
 	c.Schema = cmp.Or(c.Schema, "public")
 	c.TenantSetting = cmp.Or(c.TenantSetting, "app.tenant_id")
+	c.TenantColumn = cmp.Or(c.TenantColumn, "tenant_id")
 	c.MaxConns = cmp.Or(c.MaxConns, 10)
 	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 5*time.Second)
 	c.LockTimeout = cmp.Or(c.LockTimeout, time.Second)
@@ -95,6 +97,7 @@ func (c Connection) Validate() error {
 	check(ValidName(d.Schema), "schema: %q is not a plain name", c.Schema)
 	check(d.Extensions == "" || ValidName(d.Extensions), "extensions: %q is not a plain name", c.Extensions)
 	check(settingName.MatchString(d.TenantSetting), "tenant_setting: %q is not the name of a custom setting, such as app.tenant_id", c.TenantSetting)
+	check(ValidName(d.TenantColumn), "tenant_column: %q is not a plain name", c.TenantColumn)
 	check(d.MaxConns >= 1 && d.MaxConns <= 1000, "max_conns must be between 1 and 1000, is %d", c.MaxConns)
 	for name, v := range map[string]time.Duration{
 		"connect_timeout": c.ConnectTimeout, "lock_timeout": c.LockTimeout, "check_interval": c.CheckInterval,

@@ -23,7 +23,7 @@ func notes(t testing.TB) *pgrlstest.Database {
 	for _, tenant := range []string{"acme", "globex"} {
 		d.Own(fmt.Sprintf(`INSERT INTO notes VALUES ('%[1]s', 'n1', 'of %[1]s', 1), ('%[1]s', 'n2', 'of %[1]s', 2)`, tenant))
 	}
-	d.Own(d.Connection(false).Secure("notes", "tenant_id", d.App)...)
+	d.Own(d.Connection(false).Secure("notes", d.App)...)
 	return d
 }
 

@@ -33,6 +33,8 @@ type Statement struct {
 	// Set are further run-time settings for this statement, by name; names and values come from
 	// the program, never from a caller.
 	Set []Setting
+	// Trace is the call's W3C traceparent, which names it to the server; may be empty.
+	Trace string
 }
 
 // A Setting is a run-time setting of Postgres.
