@@ -166,6 +166,22 @@ func (c *Cache) fly(ctx context.Context, k key, f *flight, call atlas.Call, next
 		c.run(ctx, k, f, call, next, have != nil, nil)
 		return
 	}
+	// A panic in the second tier's driver or in the sealer is nobody's but ours either.
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		err := fmt.Errorf("cache: panic in the second tier: %v\n%s", v, debug.Stack())
+		select {
+		case <-f.done:
+			c.log.ErrorContext(ctx, "an answer could not be shared", slog.Any("error", err))
+		default:
+			f.err = atlas.Errorf(atlas.CodeInternal, err, "")
+			c.keep(k, f, nil)
+			close(f.done)
+		}
+	}()
 	what, e, r := t.enter(ctx, k, have, timeout)
 	switch what {
 	case doRun:

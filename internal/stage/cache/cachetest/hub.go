@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -100,11 +101,7 @@ func (h *Hub) Calls(method string) int {
 func (h *Hub) Entries() map[cache.Name]Entry {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := make(map[cache.Name]Entry, len(h.entries))
-	for n, e := range h.entries {
-		out[n] = e
-	}
-	return out
+	return maps.Clone(h.entries)
 }
 
 // Put writes an entry past all rules, as whoever has got write access would.
@@ -119,10 +116,7 @@ func (h *Hub) Snapshot() (restore func()) {
 	entries := h.Entries()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	epochs := map[epochKey]string{}
-	for k, v := range h.epochs {
-		epochs[k] = v
-	}
+	epochs := maps.Clone(h.epochs)
 	return func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()

@@ -463,6 +463,7 @@ func (h heard) Gap() {
 	default:
 	}
 }
+
 func (h heard) Purged(tenant atlas.TenantID, tool string) {
 	h.purges <- [2]string{string(tenant), tool}
 }

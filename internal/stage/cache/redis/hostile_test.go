@@ -47,7 +47,7 @@ func key(t *testing.T, c rueidis.Client, prefix, text string) string {
 
 func open(t *testing.T, prefix string) *site {
 	t.Helper()
-	s, closeSite, err := newSite(testenv.URL(t, testenv.Redis), prefix, func(int) {})
+	s, closeSite, err := newSite(testenv.URL(t, testenv.Redis), testenv.URL(t, testenv.Redis), prefix, func(int) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,7 +124,8 @@ func (t *Tier) listen(ctx context.Context, l cache.Listener, begins func()) erro
 	last := time.NewTimer(subscribeTimeout)
 	defer last.Stop()
 	select {
-	case <-broken:
+	case broke := <-broken:
+		err = errors.Join(err, broke)
 	case <-last.C:
 	}
 	return err

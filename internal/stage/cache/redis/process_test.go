@@ -61,9 +61,14 @@ type site struct {
 	handle atlas.Handler
 }
 
-// begun is told when a tool begins to run.
-func newSite(url, prefix string, begun func(page int)) (*site, func(), error) {
+// newSite returns a replica that has its second tier at url and counts the runs of its tool in the Redis at
+// counter. begun is told when the tool begins to run.
+func newSite(url, counter, prefix string, begun func(page int)) (*site, func(), error) {
 	conn, err := connect(url)
+	if err != nil {
+		return nil, nil, err
+	}
+	count, err := connect(counter)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -77,8 +82,8 @@ func newSite(url, prefix string, begun func(page int)) (*site, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	// A second for the tier, since the machine may be busy with other tests.
-	cfg := cache.Config{Beta: -1, Lease: lease, SharedTimeout: time.Second}
+	// Half a second for the tier, since the machine may be busy with other tests.
+	cfg := cache.Config{Beta: -1, Lease: lease, SharedTimeout: 500 * time.Millisecond}
 	store, err := cache.NewTiered(cfg, cache.Deps{Shared: shared, Sealer: ring, Secret: key, Log: log})
 	if err != nil {
 		return nil, nil, err
@@ -89,7 +94,7 @@ func newSite(url, prefix string, begun func(page int)) (*site, func(), error) {
 	}
 	s := &site{store: store}
 	s.handle = stage.Stage(func(ctx context.Context, c atlas.Call) (atlas.Result, error) {
-		n, err := conn.Do(ctx, conn.B().Incr().Key(fmt.Sprintf("%sruns:%d", prefix, c.Page.Offset)).Build()).AsInt64()
+		n, err := count.Do(ctx, count.B().Incr().Key(fmt.Sprintf("%sruns:%d", prefix, c.Page.Offset)).Build()).AsInt64()
 		if err != nil {
 			return atlas.Result{}, err
 		}
@@ -106,6 +111,7 @@ func newSite(url, prefix string, begun func(page int)) (*site, func(), error) {
 	return s, func() {
 		_ = store.Close()
 		conn.Close()
+		count.Close()
 	}, nil
 }
 
@@ -164,7 +170,7 @@ func child() int {
 		defer mu.Unlock()
 		_ = out.Encode(r)
 	}
-	s, closeSite, err := newSite(os.Getenv(childURL), os.Getenv(childPrefix), func(int) { write(reply{Running: true}) })
+	s, closeSite, err := newSite(os.Getenv(childURL), os.Getenv(childURL), os.Getenv(childPrefix), func(int) { write(reply{Running: true}) })
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
