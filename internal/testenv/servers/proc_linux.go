@@ -23,7 +23,12 @@ func attributes(stay bool, end syscall.Signal) *syscall.SysProcAttr {
 // boot that is counted. It is empty if there is none, or only its entry is left.
 func identity(pid int) string {
 	fields := stat(pid)
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+	if len(fields) < 20 {
+		return ""
+	}
+	// While its other threads end, the entry of the first one says already that it is dead, and what the
+	// process holds, ports for example, is held still.
+	if threads := fields[17]; fields[0] == "X" || (fields[0] == "Z" && (threads == "0" || threads == "1")) {
 		return ""
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

@@ -104,7 +104,8 @@ func Postgres() Kind {
 }
 
 // PgBouncer pools transactions before a PostgreSQL, for any database and role. Its pools are small, so that
-// what one transaction leaves behind meets the next one of somebody else soon.
+// what one transaction leaves behind meets the next one of somebody else soon, and it looks for a server that was
+// down every second.
 func PgBouncer() Kind {
 	return Kind{
 		Name: "pgbouncer", About: "PgBouncer, transaction pooling", Env: "ATLAS_TEST_PGBOUNCER", Before: "postgres",
@@ -118,7 +119,7 @@ func PgBouncer() Kind {
 			}
 			config := fmt.Sprintf("[databases]\n* = host=%s port=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\n"+
 				"auth_type = trust\nauth_user = postgres\nauth_file = %s\npool_mode = transaction\ndefault_pool_size = 4\nmax_client_conn = 300\n"+
-				"ignore_startup_parameters = extra_float_digits\n", host, port, p.Port, filepath.Join(p.Dir, "users.txt"))
+				"ignore_startup_parameters = extra_float_digits\nserver_login_retry = 1\n", host, port, p.Port, filepath.Join(p.Dir, "users.txt"))
 			return errors.Join(
 				os.WriteFile(filepath.Join(p.Dir, "pgbouncer.ini"), []byte(config), 0o644),            //nolint:gosec // read by another user
 				os.WriteFile(filepath.Join(p.Dir, "users.txt"), []byte("\"postgres\" \"\"\n"), 0o644), //nolint:gosec // as above
