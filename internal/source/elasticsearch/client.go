@@ -81,10 +81,10 @@ const (
 func (c *client) do(ctx context.Context, method, path, media string, body []byte) (answer, error) {
 	var causes []error
 	for _, n := range c.order(time.Now()) {
-		resp, err := c.send(ctx, n, method, path, media, body)
-		if err == nil {
+		a, err := c.ask(ctx, n, method, path, media, body)
+		if _, reached := errors.AsType[*atlas.Error](err); err == nil || reached {
 			n.until.Store(0)
-			return c.read(ctx, resp)
+			return a, err
 		}
 		if ctx.Err() != nil {
 			return answer{}, ended(ctx, err)
@@ -113,10 +113,11 @@ func (c *client) order(now time.Time) []*node {
 	return append(good, bad...)
 }
 
-func (c *client) send(ctx context.Context, n *node, method, path, media string, body []byte) (*http.Response, error) {
+// ask sends the request to one node. The error is an [*atlas.Error] if the node began to answer.
+func (c *client) ask(ctx context.Context, n *node, method, path, media string, body []byte) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, n.base+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
 	req.Header.Set("Accept", jsonMedia)
 	if len(body) > 0 {
@@ -125,12 +126,12 @@ func (c *client) send(ctx context.Context, n *node, method, path, media string, 
 	if c.auth != "" {
 		req.Header.Set("Authorization", c.auth)
 	}
-	return c.http.Do(req)
-}
-
-func (c *client) read(ctx context.Context, resp *http.Response) (answer, error) {
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
 	defer func() { _ = resp.Body.Close() }() // read or not, nothing is lost
-	body, err := io.ReadAll(io.LimitReader(resp.Body, c.maxBytes+1))
+	out, err := io.ReadAll(io.LimitReader(resp.Body, c.maxBytes+1))
 	if ctx.Err() != nil {
 		// The end of an answer may still arrive after the connection was told to close.
 		return answer{}, ended(ctx, err)
@@ -138,10 +139,10 @@ func (c *client) read(ctx context.Context, resp *http.Response) (answer, error) 
 	if err != nil {
 		return answer{}, atlas.Errorf(atlas.CodeSourceUnavailable, err, "")
 	}
-	if int64(len(body)) > c.maxBytes {
+	if int64(len(out)) > c.maxBytes {
 		return answer{}, atlas.Errorf(atlas.CodeTooLarge, errors.New("the server's answer is larger than max_answer_bytes"), "")
 	}
-	return answer{resp.StatusCode, resp.Header, body}, nil
+	return answer{resp.StatusCode, resp.Header, out}, nil
 }
 
 // ended is the error of a call whose context has ended.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -123,9 +124,7 @@ func (x *Index) ping(ctx context.Context) error {
 	if x.cfg.Isolation == IsolationIndex {
 		return nil
 	}
-	x.checking.Lock()
-	delete(x.checked, x.cfg.Index)
-	x.checking.Unlock()
+	x.forget(x.cfg.Index)
 	there, err := x.ready(ctx, x.cfg.Index)
 	if err == nil && !there {
 		err = missing(x.cfg.Index)
@@ -164,8 +163,7 @@ func (x *Index) start(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return atlas.ErrorOf(ctx.Err())
 	}
-	switch atlas.CodeOf(err) {
-	case atlas.CodeSourceUnavailable, atlas.CodeTimeout, atlas.CodeOverloaded:
+	if slices.Contains([]atlas.Code{atlas.CodeSourceUnavailable, atlas.CodeTimeout, atlas.CodeOverloaded}, atlas.CodeOf(err)) {
 		x.log.Warn("search server does not answer; it is checked before the first call", "error", err)
 		return nil
 	}
@@ -212,6 +210,13 @@ func (x *Index) hello(ctx context.Context) error {
 	return nil
 }
 
+// Name is the name of the index that holds the tenant's documents, for operators; "" for what is no
+// tenant id.
+func (x *Index) Name(tenant atlas.TenantID) string {
+	name, _ := x.index(tenant)
+	return name
+}
+
 // index is the name of the tenant's index. Tenants' ids hold no dot, so no two tenants of any two
 // prefixes share one.
 func (x *Index) index(tenant atlas.TenantID) (string, error) {
@@ -247,13 +252,17 @@ func (x *Index) ready(ctx context.Context, index string) (bool, error) {
 	if err := x.cfg.check(index, a.body); err != nil {
 		return false, atlas.Errorf(atlas.CodeSourceMisused, err, "")
 	}
+	x.remember(index)
+	return true, nil
+}
+
+func (x *Index) remember(index string) {
 	x.checking.Lock()
+	defer x.checking.Unlock()
 	if len(x.checked) >= maxChecked {
 		clear(x.checked)
 	}
 	x.checked[index] = true
-	x.checking.Unlock()
-	return true, nil
 }
 
 func (x *Index) forget(index string) {

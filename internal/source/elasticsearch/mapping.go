@@ -69,13 +69,15 @@ func (c Config) creation() object {
 	}
 	typed := object{}
 	for name, kind := range c.Attributes {
-		typed[name] = object{"type": kind}
+		property := object{"type": kind}
 		switch fieldType(kind) {
 		case keywordField:
-			typed[name] = object{"type": kind, "ignore_above": longestKeyword}
+			property["ignore_above"] = longestKeyword
 		case dateField:
-			typed[name] = object{"type": kind, "format": "strict_date_optional_time"}
+			property["format"] = "strict_date_optional_time"
+		default:
 		}
+		typed[name] = property
 	}
 	mappings := object{
 		"dynamic": "strict", // a field that nobody mapped could be mapped by what stands in it
@@ -139,14 +141,13 @@ type mapping struct {
 
 // find returns the property at a path with dots.
 func (m mapping) find(path string) (property, bool) {
-	var p property
-	ok := true
-	at := m.Properties
+	p := property{Properties: m.Properties}
 	for name := range strings.SplitSeq(path, ".") {
-		if p, ok = at[name]; !ok {
+		next, ok := p.Properties[name]
+		if !ok {
 			return property{}, false
 		}
-		at = p.Properties
+		p = next
 	}
 	return p, true
 }

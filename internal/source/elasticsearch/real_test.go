@@ -56,7 +56,7 @@ func (s *server) do(tb testing.TB, method, path, body string) (int, string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	out, err := io.ReadAll(resp.Body)
 	if err != nil {
 		tb.Fatal(err)

@@ -171,7 +171,7 @@ func (x *Index) ask(ctx context.Context, tenant atlas.TenantID, index string, qu
 		return x.absent(index)
 	}
 	if a.status == http.StatusBadRequest {
-		return nil, atlas.Errorf(atlas.CodeSourceError, errRefused{a.failure()}, "")
+		return nil, atlas.Errorf(atlas.CodeSourceError, errRefused{errors.Unwrap(a.failure())}, "")
 	}
 	if err := a.failure(); err != nil {
 		return nil, err
@@ -245,24 +245,30 @@ type result struct {
 }
 
 type hit struct {
-	Index     string                     `json:"_index"`
-	Score     *float64                   `json:"_score"`
-	Source    map[string]json.RawMessage `json:"_source"` // a map: its names differ in case, unlike those of a struct
-	Highlight map[string][]string        `json:"highlight"`
+	Index     string              `json:"_index"`
+	Score     *float64            `json:"_score"`
+	Source    map[string]any      `json:"_source"` // a map: its names differ in case, unlike those of a struct
+	Highlight map[string][]string `json:"highlight"`
 }
 
 // readResult reads an answer and checks whose it is: the second wall, which holds if the filter in
 // the request was lost or did not mean what it should.
 func readResult(body []byte, tenant atlas.TenantID, only string) (*result, error) {
 	var r result
-	if err := json.Unmarshal(body, &r); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.UseNumber()
+	err := dec.Decode(&r)
+	if err == nil && dec.More() {
+		err = errors.New("something follows it")
+	}
+	if err != nil {
 		return nil, atlas.Errorf(atlas.CodeSourceError, fmt.Errorf("read the answer: %w", err), "")
 	}
 	foreign := 0
 	for i := range r.Hits.Hits {
 		h := &r.Hits.Hits[i]
-		var owner string // a list of owners, even with the tenant in it, is no string
-		if json.Unmarshal(h.Source[tenantPath], &owner) != nil || owner != string(tenant) || only != "" && h.Index != only {
+		owner, _ := h.Source[tenantPath].(string) // a list of owners, even with the tenant in it, is no string
+		if owner != string(tenant) || only != "" && h.Index != only {
 			foreign++
 		}
 	}
@@ -316,19 +322,25 @@ func (r *result) documents() (source.Hits, error) {
 }
 
 func (h hit) document() (source.Hit, error) {
-	fields, err := attributes(h.Source[attrsPath])
-	if err != nil {
-		return source.Hit{}, err
+	fields, ok := h.Source[attrsPath].(map[string]any)
+	if fields == nil && h.Source[attrsPath] == nil {
+		fields, ok = map[string]any{}, true
+	}
+	if !ok {
+		return source.Hit{}, errors.New(attrsPath + " is no object")
+	}
+	for name, v := range fields {
+		if n, ok := v.(json.Number); ok {
+			fields[name], _ = source.Scalar(n)
+		}
 	}
 	var id, title, body, url string
 	for _, f := range []struct {
 		path string
 		into *string
 	}{{idPath, &id}, {titlePath, &title}, {bodyPath, &body}, {urlPath, &url}} {
-		if raw, ok := h.Source[f.path]; ok {
-			if err := json.Unmarshal(raw, f.into); err != nil {
-				return source.Hit{}, fmt.Errorf("%s: %w", f.path, err)
-			}
+		if *f.into, ok = h.Source[f.path].(string); !ok && h.Source[f.path] != nil {
+			return source.Hit{}, errors.New(f.path + " is no text")
 		}
 	}
 	fields["title"], fields["body"] = title, body
@@ -345,28 +357,6 @@ func (h hit) document() (source.Hit, error) {
 		out.Snippet = cut(cmp.Or(body, title), snippetLength)
 	}
 	return out, nil
-}
-
-// attributes reads a document's attributes, numbers as source.Scalar gives them.
-func attributes(raw json.RawMessage) (map[string]any, error) {
-	fields := map[string]any{}
-	if len(raw) == 0 {
-		return fields, nil
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	if err := dec.Decode(&fields); err != nil {
-		return nil, fmt.Errorf("%s: %w", attrsPath, err)
-	}
-	if fields == nil { // null
-		fields = map[string]any{}
-	}
-	for name, v := range fields {
-		if n, ok := v.(json.Number); ok {
-			fields[name], _ = source.Scalar(n)
-		}
-	}
-	return fields, nil
 }
 
 // cut returns the first n characters of s.
