@@ -5,7 +5,9 @@ package app
 
 import (
 	"context"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -59,6 +61,7 @@ type App struct {
 	auditKey  []byte
 	sealKey   []byte
 	state     StateStore
+	replicas  *replicas // nil without a Redis
 	cache     *cache.Store
 	limits    ratelimit.Store
 	breakers  *breaker.State
@@ -97,7 +100,7 @@ func Open(ctx context.Context, o Options) (*App, error) {
 }
 
 func (a *App) open(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{a.openState, a.openTelemetry, a.openAudit, a.openCache, a.openIdentity} {
+	for _, step := range []func(context.Context) error{a.openState, a.openTelemetry, a.openAudit, a.openReplicas, a.openCache, a.openIdentity} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -154,7 +157,7 @@ func (a *App) openTelemetry(ctx context.Context) (err error) {
 }
 
 func (a *App) openAudit(context.Context) (err error) {
-	if a.auditKey, err = seal.LoadKey(filepath.Join(a.cfg.DataDir, "keys", "audit.key")); err != nil {
+	if a.auditKey, err = a.key("audit.key"); err != nil {
 		return err
 	}
 	if a.auditLog, err = audit.Open(a.cfg.Audit, nil, a.log); err != nil {
@@ -178,14 +181,15 @@ func (a *App) openAudit(context.Context) (err error) {
 	return err
 }
 
-func (a *App) openCache(context.Context) (err error) {
-	if a.cache, err = cache.NewStore(a.cfg.Cache); err != nil {
-		return err
-	}
-	a.onClose(a.cache.Close)
-	// What clients carry for Atlas (cursors, states, sessions) outlives a restart.
-	a.sealKey, err = seal.LoadKey(filepath.Join(a.cfg.DataDir, "keys", "cursor.key"))
-	return err
+// key returns one of the keys that are kept beside the data, made at the first start. Replicas need the
+// same ones.
+func (a *App) key(name string) ([]byte, error) {
+	return seal.LoadKey(filepath.Join(a.cfg.DataDir, "keys", name))
+}
+
+// derived returns a key of its own for a purpose.
+func (a *App) derived(purpose string) ([]byte, error) {
+	return hkdf.Key(sha256.New, a.sealKey, nil, purpose, 32)
 }
 
 func (a *App) openEdge() error {
@@ -197,7 +201,7 @@ func (a *App) openEdge() error {
 	if err != nil {
 		return err
 	}
-	api, err := admin.New(admin.Deps{Approvals: a.approvals, Challenge: a.verifier.Challenge(), Log: a.log})
+	api, err := admin.New(admin.Deps{Approvals: a.approvals, Cache: a, Challenge: a.verifier.Challenge(), Log: a.log})
 	if err != nil {
 		return err
 	}

@@ -30,11 +30,13 @@ import (
 	"github.com/atlas-mcp/atlas/internal/stage/guard"
 	"github.com/atlas-mcp/atlas/internal/stage/idempotency"
 	"github.com/atlas-mcp/atlas/internal/stage/ratelimit"
+	limitredis "github.com/atlas-mcp/atlas/internal/stage/ratelimit/redis"
 	"github.com/atlas-mcp/atlas/internal/stage/registry"
 	"github.com/atlas-mcp/atlas/internal/stage/retry"
 	"github.com/atlas-mcp/atlas/internal/stage/rounds"
 	"github.com/atlas-mcp/atlas/internal/stage/telemetry"
 	"github.com/atlas-mcp/atlas/internal/stage/validation"
+	"github.com/atlas-mcp/atlas/internal/state/redis"
 	"github.com/atlas-mcp/atlas/internal/tool"
 )
 
@@ -59,6 +61,7 @@ type Config struct {
 
 	Roles    map[string][]string   `yaml:"roles"` // scopes by role
 	State    KindSpec              `yaml:"state"` // what Atlas itself remembers: sqlite (default) or another row of kinds.go
+	Redis    redis.Config          `yaml:"redis"` // what replicas share: limits, cached answers, news; without it each is on its own
 	Sources  map[string]SourceSpec `yaml:"sources"`
 	Embedder KindSpec              `yaml:"embedder"` // for vector sources: lexical (default) or another row of kinds.go
 	Tools    ToolFiles             `yaml:"tools"`
@@ -71,7 +74,7 @@ type Config struct {
 	Guard       guard.Config       `yaml:"guard"`
 	Rounds      rounds.Config      `yaml:"rounds"`
 	Validation  validation.Config  `yaml:"validation"`
-	RateLimit   ratelimit.Config   `yaml:"ratelimit"`
+	RateLimit   RateLimit          `yaml:"ratelimit"`
 	Flood       ratelimit.Rate     `yaml:"flood"` // calls of one caller that reach the pipeline at all; default 4800 a minute, burst 1200 (restart)
 	Approval    approval.Config    `yaml:"approval"`
 	Idempotency idempotency.Config `yaml:"idempotency"`
@@ -105,6 +108,15 @@ type IssuerConfig struct {
 
 	issuer.ServerConfig `yaml:",inline"`
 }
+
+// RateLimit sets the limits, and how they are held in Redis.
+type RateLimit struct {
+	ratelimit.Config `yaml:",inline"`
+	Redis            limitredis.Config `yaml:"redis"` // (restart)
+}
+
+// Validate reports all mistakes.
+func (r RateLimit) Validate() error { return errors.Join(r.Config.Validate(), r.Redis.Validate()) }
 
 // A KindSpec names a row of one of the tables in kinds.go, and its settings.
 type KindSpec struct {
@@ -270,6 +282,7 @@ func (c Config) validate() error {
 		}
 		section("sources."+name+".tools", c.Sources[name].Tools.Validate())
 	}
+	section("redis", c.Redis.Validate())
 	section("http", c.HTTP.Validate())
 	section("auth", c.Auth.Validate())
 	section("issuer", c.Issuer.Validate())

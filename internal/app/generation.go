@@ -42,8 +42,8 @@ type generation struct {
 	tools   []*atlas.Tool
 	egress  *egress.Guard
 	handler atlas.Handler
-	watched []string         // files that it was made from
-	changed func(atlas.Call) // is told of each write; may be nil
+	watched []string                          // files that it was made from
+	changed func(context.Context, atlas.Call) // is told of each write; may be nil
 
 	telemetry   *telemetry.Telemetry
 	audit       *audit.Auditor
@@ -265,7 +265,7 @@ func (a *App) buildStages(g *generation) (err error) {
 	}, log); err != nil {
 		return err
 	}
-	if g.limiter, err = ratelimit.New(cfg.RateLimit, a.limits); err != nil {
+	if g.limiter, err = ratelimit.New(cfg.RateLimit.Config, a.limits); err != nil {
 		return err
 	}
 	if g.idempotency, err = idempotency.New(cfg.Idempotency, a.state, log); err != nil {

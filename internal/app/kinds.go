@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 
 	"github.com/atlas-mcp/atlas/internal/source"
+	"github.com/atlas-mcp/atlas/internal/source/elasticsearch"
 	"github.com/atlas-mcp/atlas/internal/source/folder"
 	"github.com/atlas-mcp/atlas/internal/source/fts"
 	httpsource "github.com/atlas-mcp/atlas/internal/source/http"
 	"github.com/atlas-mcp/atlas/internal/source/lexical"
+	"github.com/atlas-mcp/atlas/internal/source/qdrant"
 	"github.com/atlas-mcp/atlas/internal/source/s3"
 	"github.com/atlas-mcp/atlas/internal/source/sqlite"
 	"github.com/atlas-mcp/atlas/internal/source/vec"
@@ -20,12 +22,17 @@ import (
 
 // Kinds is the table of source drivers. To add one, add a line.
 var Kinds = map[string]func() source.Config{
+	// The embedded profile.
 	"sqlite": func() source.Config { return new(sqlite.Config) },
 	"fts":    func() source.Config { return new(fts.Config) },
 	"vec":    func() source.Config { return new(vec.Config) },
 	"folder": func() source.Config { return new(folder.Config) },
-	"s3":     func() source.Config { return new(s3.Config) },
-	"http":   func() source.Config { return new(httpsource.Config) },
+
+	// Real servers.
+	"elasticsearch": func() source.Config { return new(elasticsearch.Config) },
+	"qdrant":        func() source.Config { return new(qdrant.Config) },
+	"s3":            func() source.Config { return new(s3.Config) },
+	"http":          func() source.Config { return new(httpsource.Config) },
 }
 
 // Embedders is the table of what turns texts into vectors. To add one, add a line.

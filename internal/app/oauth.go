@@ -2,8 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -38,7 +36,7 @@ func (a *App) openIdentity(ctx context.Context) error {
 		Tools:      a.toolNames,
 	}
 	var err error
-	if deps.NonceKey, err = hkdf.Key(sha256.New, a.sealKey, nil, "atlas dpop nonce v1", 32); err != nil {
+	if deps.NonceKey, err = a.derived("atlas dpop nonce v1"); err != nil {
 		return err
 	}
 	if a.cfg.embeddedIssuer() {

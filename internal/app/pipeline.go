@@ -51,7 +51,7 @@ func (g *generation) invoke(atlas.Handler) atlas.Handler {
 	return func(ctx context.Context, call atlas.Call) (atlas.Result, error) {
 		res, err := call.Tool.Run(ctx, call)
 		if call.Tool.Effects == atlas.EffectsWrite && res.Ask == nil && g.changed != nil {
-			g.changed(call) // also if it failed: some of it may have been done
+			g.changed(ctx, call) // also if it failed: some of it may have been done
 		}
 		return res, err
 	}

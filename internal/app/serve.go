@@ -17,6 +17,7 @@ import (
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/config"
 	"github.com/atlas-mcp/atlas/internal/edge"
+	"github.com/atlas-mcp/atlas/internal/state/redis"
 )
 
 // Listen opens the configured listener.
@@ -78,6 +79,7 @@ func (a *App) background(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return unlessDone(ctx, a.verifier.Run(ctx)) })
 	group.Go(func() error { return unlessDone(ctx, a.state.Run(ctx)) })
 	group.Go(func() error { return unlessDone(ctx, a.tasks.Run(ctx)) })
+	a.runReplicas(ctx, group)
 	if a.oauth != nil {
 		group.Go(func() error { return unlessDone(ctx, a.oauth.Run(ctx)) })
 		group.Go(func() error {
@@ -97,7 +99,7 @@ func (a *App) background(ctx context.Context, group *errgroup.Group) {
 	watched := append(slices.Clone(g.watched), a.files.path(a.files.main))
 	group.Go(func() error {
 		return config.Watch(ctx, watched, a.log, func() {
-			_ = a.Reload(ctx) // logged and audited there; the old one keeps serving
+			_ = a.reloadFiles(ctx) // logged and audited there; the old one keeps serving. Replicas watch theirs
 		})
 	})
 }
@@ -110,9 +112,18 @@ func unlessDone(ctx context.Context, err error) error {
 	return nil
 }
 
-// Reload reads the configuration anew. If that succeeds, calls from now on are answered by it; if
-// not, the old one keeps serving and the error says why. Both are logged and audited.
+// Reload reads the configuration anew, and tells the other replicas to do so, too. If that succeeds,
+// calls from now on are answered by it; if not, the old one keeps serving and the error says why. Both
+// are logged and audited.
 func (a *App) Reload(ctx context.Context) error {
+	if err := a.reloadFiles(ctx); err != nil {
+		return err
+	}
+	a.tell(ctx, redis.Message{Topic: redis.TopicReload})
+	return nil
+}
+
+func (a *App) reloadFiles(ctx context.Context) error {
 	a.reload.Lock()
 	defer a.reload.Unlock()
 	old := a.current.use()
@@ -153,22 +164,24 @@ func needRestart(old, next Config) []string {
 	sections := map[string][2]any{
 		"mode": {old.Mode, next.Mode}, "data_dir": {old.DataDir, next.DataDir}, "log": {old.Log, next.Log},
 		"http": {old.HTTP, next.HTTP}, "auth": {old.Auth, next.Auth}, "issuer": {old.Issuer, next.Issuer}, "tasks": {old.Tasks, next.Tasks}, "tenant": {old.Tenant, next.Tenant},
-		"telemetry": {old.Telemetry, next.Telemetry}, "audit": {old.Audit, next.Audit}, "roles": {old.Roles, next.Roles},
+		"telemetry": {old.Telemetry, next.Telemetry}, "audit": {old.Audit, next.Audit}, "roles": {old.Roles, next.Roles}, "redis": {old.Redis, next.Redis}, "ratelimit.redis": {old.RateLimit.Redis, next.RateLimit.Redis},
 		"state": {version(SourceSpec{Kind: old.State.Kind, With: old.State.With}, nil), version(SourceSpec{Kind: next.State.Kind, With: next.State.With}, nil)},
 	}
 	maps.DeleteFunc(sections, func(_ string, v [2]any) bool { return reflect.DeepEqual(v[0], v[1]) })
 	return slices.Sorted(maps.Keys(sections))
 }
 
-// announce returns what tells clients that a write has changed a resource of theirs.
-func (a *App) announce(tools []*atlas.Tool) func(atlas.Call) {
+// announce returns what is done after a write: cached answers are forgotten, and clients told of the
+// resource that it has changed, here and at the other replicas.
+func (a *App) announce(tools []*atlas.Tool) func(context.Context, atlas.Call) {
 	var documents []*atlas.Tool
 	for _, t := range tools {
 		if t.Changed != nil {
 			documents = append(documents, t)
 		}
 	}
-	return func(call atlas.Call) {
+	return func(ctx context.Context, call atlas.Call) {
+		a.forget(ctx, call.Tenant)
 		if a.server == nil || call.Tool.Resource == nil {
 			return
 		}
@@ -176,6 +189,7 @@ func (a *App) announce(tools []*atlas.Tool) func(atlas.Call) {
 		for _, t := range documents {
 			if uri, ok := t.Changed(touched); ok {
 				a.server.ResourceUpdated(call.Tenant, uri)
+				a.tell(context.WithoutCancel(ctx), redis.Message{Topic: redis.TopicResource, Tenant: call.Tenant, Name: uri})
 			}
 		}
 	}

@@ -39,9 +39,15 @@ type Approvals interface {
 	Deny(ctx context.Context, decider atlas.Principal, id, reason string) (atlas.Approval, error)
 }
 
+// A Cache forgets the tenant's cached answers of one tool, or of all if tool is empty, on all replicas.
+type Cache interface {
+	Purge(ctx context.Context, by *atlas.Principal, tenant atlas.TenantID, tool string) error
+}
+
 // Deps are what the program gives to the API.
 type Deps struct {
 	Approvals Approvals
+	Cache     Cache
 	Challenge edge.Challenge
 	Log       *slog.Logger
 }
@@ -65,12 +71,13 @@ var routes = []route{
 	{http.MethodGet, "approvals/{id}", atlas.ScopeApprove, (*API).getApproval},
 	{http.MethodPost, "approvals/{id}/approve", atlas.ScopeApprove, (*API).approve},
 	{http.MethodPost, "approvals/{id}/deny", atlas.ScopeApprove, (*API).deny},
+	{http.MethodPost, "cache/purge", atlas.ScopeAdmin, (*API).purge},
 }
 
 // New returns the API.
 func New(deps Deps) (*API, error) {
-	if deps.Approvals == nil {
-		return nil, errors.New("admin: no approval service")
+	if deps.Approvals == nil || deps.Cache == nil {
+		return nil, errors.New("admin: no approval service, or no cache")
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)

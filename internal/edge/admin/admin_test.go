@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,8 +20,9 @@ import (
 
 // book is an approval service in memory.
 type book struct {
-	byID map[string]atlas.Approval
-	fail error
+	purged []string
+	byID   map[string]atlas.Approval
+	fail   error
 }
 
 func (b *book) find(tenant atlas.TenantID, id string) (atlas.Approval, error) {
@@ -70,6 +72,15 @@ func (b *book) Deny(_ context.Context, p atlas.Principal, id, reason string) (at
 	return b.decide(p, id, reason, atlas.ApprovalDenied)
 }
 
+// Purge notes what was asked for; the tool "away" cannot be purged.
+func (b *book) Purge(_ context.Context, by *atlas.Principal, tenant atlas.TenantID, tool string) error {
+	if tool == "away" {
+		return errors.New("redis at 10.0.0.7 is away")
+	}
+	b.purged = append(b.purged, by.Subject+" "+string(tenant)+" "+tool)
+	return nil
+}
+
 func newBook() *book {
 	return &book{byID: map[string]atlas.Approval{
 		"ap_1": {ID: "ap_1", Tenant: "acme", Subject: "ann", Tool: "files_put", State: atlas.ApprovalPending},
@@ -84,7 +95,7 @@ func caller(subject string, scopes ...string) *edge.Caller {
 
 func ask(t *testing.T, b *book, c *edge.Caller, method, path, body string, set func(*http.Request)) *httptest.ResponseRecorder {
 	t.Helper()
-	api, err := admin.New(admin.Deps{Approvals: b})
+	api, err := admin.New(admin.Deps{Approvals: b, Cache: b})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +232,7 @@ func TestFailureOfTheServiceSaysNothing(t *testing.T) {
 // What the API refuses by who asks is reported once, with who it was; what it answers otherwise is not.
 func TestRefusalsAreReported(t *testing.T) {
 	var got []edge.Refusal
-	api, err := admin.New(admin.Deps{Approvals: newBook(), Challenge: edge.Challenge{
+	api, err := admin.New(admin.Deps{Approvals: newBook(), Cache: newBook(), Challenge: edge.Challenge{
 		Refused: func(_ context.Context, r edge.Refusal) { got = append(got, r) },
 	}})
 	if err != nil {
@@ -252,5 +263,30 @@ func TestRefusalsAreReported(t *testing.T) {
 		if diff := cmp.Diff(tt.want, got); diff != "" {
 			t.Errorf("%s: reported (-want +got):\n%s", tt.name, diff)
 		}
+	}
+}
+
+func TestPurge(t *testing.T) {
+	b := newBook()
+	operator := caller("bob", atlas.ScopeAdmin)
+	for body, want := range map[string]int{``: 200, `{"tool":"crm_order"}`: 200, `{"tool":"away"}`: 503, `{"tenant":"globex"}`: 400, `{"tool":"` + strings.Repeat("x", 200) + `"}`: 400} {
+		if w := ask(t, b, operator, http.MethodPost, "cache/purge", body, nil); w.Code != want || strings.Contains(w.Body.String(), "10.0.0.7") {
+			t.Errorf("%s: %d %s, want %d", body, w.Code, w.Body, want)
+		}
+	}
+	slices.Sort(b.purged)
+	if diff := cmp.Diff([]string{"bob acme ", "bob acme crm_order"}, b.purged); diff != "" {
+		t.Error(diff)
+	}
+	for name, c := range map[string]*edge.Caller{
+		"another scope": caller("bob", atlas.ScopeApprove), "nobody": nil,
+		"a visitor": {Principal: &atlas.Principal{Subject: "bob", Tenant: "acme", Scopes: []string{atlas.ScopeAdmin, atlas.ScopeImpersonate}}, Tenant: "globex"},
+	} {
+		if w := ask(t, b, c, http.MethodPost, "cache/purge", "", nil); w.Code != 401 && w.Code != 403 {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+	if len(b.purged) != 2 {
+		t.Errorf("purged %v", b.purged)
 	}
 }

@@ -131,6 +131,36 @@ func (m *Metrics) GaugeFunc(name, help string, value func() float64) error {
 	return m.reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 }
 
+// Counter registers a counter with one label, and returns what counts one more. The name must be new,
+// and the label's values few.
+func (m *Metrics) Counter(name, help, label string) (count func(value string), err error) {
+	c := counters(name, help, label)
+	if err := m.reg.Register(c); err != nil {
+		return nil, err
+	}
+	return func(value string) { c.WithLabelValues(value).Inc() }, nil
+}
+
+// CounterFunc registers a counter with one label, whose values are asked for at every scrape. The name
+// must be new.
+func (m *Metrics) CounterFunc(name, help, label string, values func() map[string]float64) error {
+	return m.reg.Register(asked{prometheus.NewDesc(name, help, []string{label}, nil), values})
+}
+
+// asked is a counter that is asked for its values.
+type asked struct {
+	desc   *prometheus.Desc
+	values func() map[string]float64
+}
+
+func (a asked) Describe(ch chan<- *prometheus.Desc) { ch <- a.desc }
+
+func (a asked) Collect(ch chan<- prometheus.Metric) {
+	for value, n := range a.values() {
+		ch <- prometheus.MustNewConstMetric(a.desc, prometheus.CounterValue, n, value)
+	}
+}
+
 // Handler serves the metrics, with exemplars to scrapers that understand OpenMetrics.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.reg, promhttp.HandlerOpts{
