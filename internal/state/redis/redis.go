@@ -184,9 +184,9 @@ func (c *Client) Ping(ctx context.Context) (Info, error) {
 	return info, nil
 }
 
-// field returns a line's value of what INFO answers.
+// field returns a line's value of what INFO answers: a text, or in RESP3 one that says it is one.
 func field(text, name string) string {
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(strings.TrimPrefix(text, "txt:")) {
 		if v, ok := strings.CutPrefix(line, name+":"); ok {
 			return strings.TrimSpace(v)
 		}

@@ -1,9 +1,13 @@
 package redis_test
 
 import (
+	"context"
 	"crypto/rand"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/redis/rueidis"
 
 	"github.com/atlas-mcp/atlas/internal/state/redis"
 	"github.com/atlas-mcp/atlas/internal/testenv"
@@ -43,4 +47,12 @@ func TestPing(t *testing.T) {
 	if !strings.HasPrefix(c.Prefix(), "test:") {
 		t.Error(c.Prefix())
 	}
+}
+
+type message = rueidis.PubSubMessage
+
+// onSubscribed closes ready once a Receive in the context gets messages.
+func onSubscribed(ctx context.Context, ready chan struct{}) context.Context {
+	var once sync.Once
+	return rueidis.WithOnSubscriptionHook(ctx, func(rueidis.PubSubSubscription) { once.Do(func() { close(ready) }) })
 }
