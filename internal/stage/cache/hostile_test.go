@@ -201,27 +201,24 @@ func TestReplayAfterAPurge(t *testing.T) {
 			want(t, fresh.handle, call(), `{"run":3}`, "hit")
 		})
 	})
-	t.Run("the whole store", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			hub, a, b := two(t, never, (&source{}).handle)
-			want(t, a.handle, call(), `{"run":1}`, "miss")
-			synctest.Wait()
-			restore := hub.Snapshot()
-			time.Sleep(time.Second)
-			if err := a.store.Purge(t.Context(), "acme", ""); err != nil {
-				t.Fatal(err)
-			}
-			synctest.Wait()
-			restore()
-			time.Sleep(time.Second)
-			for _, w := range []world{a, b} { // who purged, and who heard of it
-				if answer, _ := ask(t, w.handle, call()); answer == `{"run":1}` {
-					t.Error("what was purged came back")
+	for name, which := range map[string]int{"the whole store, to who purged": 0, "the whole store, to who heard of it": 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hub, a, b := two(t, never, (&source{}).handle)
+				want(t, a.handle, call(), `{"run":1}`, "miss")
+				synctest.Wait()
+				restore := hub.Snapshot()
+				time.Sleep(time.Second)
+				if err := a.store.Purge(t.Context(), "acme", ""); err != nil {
+					t.Fatal(err)
 				}
 				synctest.Wait()
-			}
+				restore()
+				time.Sleep(time.Second)
+				want(t, []world{a, b}[which].handle, call(), `{"run":2}`, "miss")
+			})
 		})
-	})
+	}
 }
 
 // Whoever reads the store sees no answer, and cannot guess the arguments by the names.
@@ -277,32 +274,42 @@ func overClearText(t testing.TB, hub *cachetest.Hub) world {
 
 // The envelope itself is the second wall behind the sealer's binding.
 func TestEnvelopeNamesItsOwner(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		hub := cachetest.NewHub()
-		a := overClearText(t, hub)
-		ask(t, a.handle, call())
-		synctest.Wait()
-		ask(t, a.handle, call(globex))
-		synctest.Wait()
-		var acmes cachetest.Entry
-		for n, e := range hub.Entries() {
-			if n.Tenant == "acme" {
-				acmes = e
-			}
-		}
-		for n, e := range hub.Entries() {
-			if n.Tenant == "globex" {
-				e.Value = acmes.Value
-				hub.Put(n, e)
-			}
-		}
-		b := overClearText(t, hub)
-		want(t, b.handle, call(), `{"of":"acme tool:crm:read"}`, "hit") // sealed by nobody, it opens
-		want(t, b.handle, call(globex), `{"of":"globex tool:crm:read"}`, "miss")
-		if n := b.store.Stats().Rejected; n != 1 {
-			t.Errorf("%d rejected, want 1", n)
-		}
-	})
+	low := func(c *atlas.Call) { c.Principal.Scopes = []string{"low"} }
+	for name, tc := range map[string]struct {
+		change func(*atlas.Call)
+		own    string
+	}{
+		"tenant": {globex, `{"of":"globex tool:crm:read"}`},
+		"scope":  {low, `{"of":"acme low"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hub := cachetest.NewHub()
+				a := overClearText(t, hub)
+				ask(t, a.handle, call())
+				synctest.Wait()
+				var stolen cachetest.Entry
+				first := hub.Entries()
+				for _, e := range first {
+					stolen = e
+				}
+				ask(t, a.handle, call(tc.change))
+				synctest.Wait()
+				for n, e := range hub.Entries() {
+					if _, was := first[n]; !was {
+						e.Value = stolen.Value
+						hub.Put(n, e)
+					}
+				}
+				b := overClearText(t, hub)
+				want(t, b.handle, call(), `{"of":"acme tool:crm:read"}`, "hit") // sealed by nobody, it opens
+				want(t, b.handle, call(tc.change), tc.own, "miss")
+				if n := b.store.Stats().Rejected; n != 1 {
+					t.Errorf("%d rejected, want 1", n)
+				}
+			})
+		})
+	}
 }
 
 // Whatever stands in an envelope, reading it ends well.
@@ -342,4 +349,3 @@ func FuzzEnvelope(f *testing.F) {
 		}
 	})
 }
-

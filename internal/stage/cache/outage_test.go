@@ -280,4 +280,3 @@ func TestPurgeWhileAway(t *testing.T) {
 		})
 	}
 }
-

@@ -260,7 +260,8 @@ func TestTakeover(t *testing.T) {
 	t.Run("the filler's callers left", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			src := &source{takes: 2 * time.Second}
-			_, a, b := two(t, never, src.handle)
+			hub, a, b := two(t, never, src.handle)
+			c := replica(t, never, hub.Join(), src.handle)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			var wg sync.WaitGroup
@@ -271,13 +272,56 @@ func TestTakeover(t *testing.T) {
 			})
 			synctest.Wait()
 			began := time.Now()
-			want(t, b.handle, call(), `{"run":2}`, "miss")
-			if d := time.Since(began); d != 3*time.Second {
-				t.Errorf("it took %v; want 3s: taken over at once", d)
+			for _, w := range []world{b, c} { // one of them takes over, and the other waits for it
+				wg.Go(func() {
+					if answer, _ := ask(t, w.handle, call()); answer != `{"run":2}` {
+						t.Errorf("got %s", answer)
+					}
+				})
+			}
+			wg.Wait()
+			if d := time.Since(began); d != 3*time.Second || src.runs.Load() != 2 {
+				t.Errorf("it took %v and %d runs; want 3s, taken over at once, and 2", d, src.runs.Load())
+			}
+			synctest.Wait()
+			want(t, a.handle, call(), `{"run":2}`, "hit")
+		})
+	})
+	t.Run("the filler has more time than this tool", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			src := &source{takes: 25 * time.Second}
+			_, a, b := two(t, never, src.handle)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				want(t, a.handle, call(func(c *atlas.Call) { c.Tool.Timeout = time.Minute }), `{"run":1}`, "miss")
+			})
+			synctest.Wait()
+			began := time.Now()
+			want(t, b.handle, call(), "timeout", "miss") // 10 s of waiting, then 10 s of its own
+			if d := time.Since(began); d < 20*time.Second || d > 20*time.Second+10*time.Millisecond {
+				t.Errorf("it took %v", d)
+			}
+			wg.Wait()
+		})
+	})
+	t.Run("a purge while it waits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			src := &source{takes: time.Second}
+			hub, _, b := two(t, never, src.handle)
+			gone := hub.Join()
+			if s, err := gone.Claim(t.Context(), cache.Claim{Name: nameOf(t, call()), Token: "gone", Lease: 5 * time.Second, Max: 1 << 20}); err != nil || s.State != cache.Granted {
+				t.Fatal(s, err)
+			}
+			var wg sync.WaitGroup
+			wg.Go(func() { want(t, b.handle, call(), `{"run":1}`, "miss") })
+			synctest.Wait()
+			time.Sleep(time.Second)
+			if err := b.store.Purge(t.Context(), "acme", "crm_order"); err != nil {
+				t.Fatal(err)
 			}
 			wg.Wait()
 			synctest.Wait()
-			want(t, a.handle, call(), `{"run":2}`, "hit")
+			want(t, b.handle, call(), `{"run":1}`, "hit") // it was loaded after the purge
 		})
 	})
 	t.Run("the filler stood still", func(t *testing.T) {

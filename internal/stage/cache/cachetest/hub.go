@@ -97,7 +97,7 @@ func (h *Hub) Calls(method string) int {
 	return h.calls[method]
 }
 
-// Entries returns a copy of what is kept, for tests that read it as a thief would.
+// Entries returns a copy of what is kept, for tests that read it as a thief would. The names have no tool.
 func (h *Hub) Entries() map[cache.Name]Entry {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -108,7 +108,7 @@ func (h *Hub) Entries() map[cache.Name]Entry {
 func (h *Hub) Put(n cache.Name, e Entry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.entries[n] = e
+	h.entries[place(n)] = e
 }
 
 // Snapshot returns a function that puts everything back as it is now: entries, epochs and leases.
@@ -122,6 +122,12 @@ func (h *Hub) Snapshot() (restore func()) {
 		defer h.mu.Unlock()
 		h.entries, h.epochs, h.leases = entries, epochs, map[cache.Name]lease{}
 	}
+}
+
+// place is where a name lies: as in any store, the tool is not part of it.
+func place(n cache.Name) cache.Name {
+	n.Tool = ""
+	return n
 }
 
 // begin counts a call and reports its failure.
@@ -149,12 +155,12 @@ func (h *Hub) epoch(n cache.Name) string {
 }
 
 func (h *Hub) holds(n cache.Name, token string) bool {
-	l, ok := h.leases[n]
+	l, ok := h.leases[place(n)]
 	return ok && l.token == token && time.Now().Before(l.expires)
 }
 
 func (h *Hub) signal(n cache.Name, again bool) {
-	for _, w := range h.watchers[n] {
+	for _, w := range h.watchers[place(n)] {
 		select {
 		case w <- again:
 		default:
@@ -180,13 +186,13 @@ func (r *Replica) Claim(ctx context.Context, c cache.Claim) (cache.Standing, err
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now, epoch := time.Now(), h.epoch(c.Name)
-	if e, ok := h.entries[c.Name]; ok && now.Before(e.Expires) && e.Epoch == epoch && e.Token != c.Except && len(e.Value) <= c.Max {
+	if e, ok := h.entries[place(c.Name)]; ok && now.Before(e.Expires) && e.Epoch == epoch && e.Token != c.Except && len(e.Value) <= c.Max {
 		return cache.Standing{State: cache.Found, Epoch: e.Epoch, Value: e.Value, Token: e.Token, Left: e.Expires.Sub(now)}, nil
 	}
-	if l, ok := h.leases[c.Name]; ok && now.Before(l.expires) && l.token != c.Token {
+	if l, ok := h.leases[place(c.Name)]; ok && now.Before(l.expires) && l.token != c.Token {
 		return cache.Standing{State: cache.Busy, Left: l.expires.Sub(now)}, nil
 	}
-	h.leases[c.Name] = lease{c.Token, now.Add(c.Lease)}
+	h.leases[place(c.Name)] = lease{c.Token, now.Add(c.Lease)}
 	return cache.Standing{State: cache.Granted, Epoch: epoch}, nil
 }
 
@@ -201,7 +207,7 @@ func (r *Replica) Renew(ctx context.Context, n cache.Name, token string, d time.
 	if !h.holds(n, token) {
 		return false, nil
 	}
-	h.leases[n] = lease{token, time.Now().Add(d)}
+	h.leases[place(n)] = lease{token, time.Now().Add(d)}
 	return true, nil
 }
 
@@ -216,12 +222,12 @@ func (r *Replica) Fill(ctx context.Context, f cache.Fill) (cache.Outcome, error)
 	if !h.holds(f.Name, f.Token) {
 		return cache.Lost, nil
 	}
-	delete(h.leases, f.Name)
+	delete(h.leases, place(f.Name))
 	defer h.signal(f.Name, true)
 	if h.epoch(f.Name) != f.Epoch {
 		return cache.Purged, nil
 	}
-	h.entries[f.Name] = Entry{Value: f.Value, Token: f.Token, Epoch: f.Epoch, Expires: time.Now().Add(f.TTL)}
+	h.entries[place(f.Name)] = Entry{Value: f.Value, Token: f.Token, Epoch: f.Epoch, Expires: time.Now().Add(f.TTL)}
 	return cache.Kept, nil
 }
 
@@ -234,7 +240,7 @@ func (r *Replica) Release(ctx context.Context, n cache.Name, token string, again
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.holds(n, token) {
-		delete(h.leases, n)
+		delete(h.leases, place(n))
 		h.signal(n, again)
 	}
 	return nil
@@ -246,6 +252,7 @@ func (r *Replica) Watch(n cache.Name) (<-chan bool, func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	w := make(chan bool, 1)
+	n = place(n)
 	h.watchers[n] = append(h.watchers[n], w)
 	return w, func() {
 		h.mu.Lock()
