@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,9 @@ func poolConfig(c Connection, o Options) (*pgxpool.Config, error) {
 	}
 	for name, value := range newSettings(c).startup(o.Name) {
 		cc.RuntimeParams[name] = value
+	}
+	cc.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		o.Log.LogAttrs(context.Background(), slog.LevelDebug, "notice of the server", slog.String("code", n.Code), slog.String("severity", n.Severity))
 	}
 	cc.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		return pgproto3.NewFrontend(&bounded{r: r, max: o.MaxMessage}, w)

@@ -1,9 +1,9 @@
 // Package pgrls is the one way of the source drivers into Postgres. It opens a pool as a role that
 // row-level security binds, refuses any other role and any table that is not under forced row-level
 // security (with the statement that mends it), and runs each query for one tenant in one round
-// trip: a pipelined batch of SET LOCAL and the query, in one implicit transaction that is read-only
-// and bounded in time. Nothing of it outlives the transaction, so nothing leaks to the next user of
-// the connection.
+// trip: a pipelined BEGIN READ ONLY, SET LOCAL of the tenant and of the time that is left, the query,
+// and COMMIT. Nothing of it outlives the transaction, so nothing leaks to the next user of the
+// connection, not after an error, a cancellation or a lost connection either.
 //
 // A driver uses it so:
 //

@@ -33,7 +33,9 @@ type Statement struct {
 	// Set are further run-time settings for this statement, by name; names and values come from
 	// the program, never from a caller.
 	Set []Setting
-	// Trace is the call's W3C traceparent, which names it to the server; may be empty.
+	// Trace is the call's W3C traceparent. If it is sampled it names the call in pg_stat_activity and
+	// in the server's log: in a comment before the text (in the form of sqlcommenter), or, where the
+	// text is prepared and must stay the same, as application_name.
 	Trace string
 }
 
@@ -120,14 +122,14 @@ func (db *DB) run(ctx context.Context, conn *pgxpool.Conn, tenant atlas.TenantID
 	if err != nil {
 		return nil, err
 	}
-	cols, err := db.batch(ctx, conn, s, tenant, st, p, args, row)
+	cols, err := db.batch(ctx, conn, tenant, st, p, args, row)
 	if p != nil && stale(err) {
 		// The tables changed under the prepared statement, or somebody deallocated it.
 		delete(s.prepared, p.key)
 		if e := pc.Deallocate(ctx, p.sd.Name); e != nil {
 			return nil, errors.Join(err, e)
 		}
-		cols, err = db.batch(ctx, conn, s, tenant, st, nil, args, row)
+		cols, err = db.batch(ctx, conn, tenant, st, nil, args, row)
 	}
 	return cols, err
 }
@@ -179,14 +181,14 @@ func columns(fields []pgconn.FieldDescription) []Column {
 	return out
 }
 
-// batch sends the settings and the statement at once and reads the answer.
+// batch sends a whole transaction at once, and reads the answer.
 //
-// The first command must not be a SET LOCAL: Postgres takes a pipeline for a transaction block only
-// from its second command on, and would log a warning for each query. SET transaction_read_only is
-// as local without the word, for each transaction starts with the default.
-func (db *DB) batch(ctx context.Context, conn *pgxpool.Conn, s *session, tenant atlas.TenantID, st *Statement, p *prepared, args [][]byte, row func(Row) (bool, error)) ([]Column, error) {
+// The transaction is opened by a command of its own. Without it the pipeline would be one
+// transaction just as well, and SET LOCAL would hold in it, but Postgres would write a warning to its
+// log for every SET LOCAL.
+func (db *DB) batch(ctx context.Context, conn *pgxpool.Conn, tenant atlas.TenantID, st *Statement, p *prepared, args [][]byte, row func(Row) (bool, error)) ([]Column, error) {
 	var b pgconn.Batch
-	b.ExecParams("SET transaction_read_only = on", nil, nil, nil, nil)
+	b.ExecParams("BEGIN READ ONLY", nil, nil, nil, nil)
 	b.ExecParams(db.set.tenant+string(tenant)+"'", nil, nil, nil, nil)
 	b.ExecParams("SET LOCAL statement_timeout = "+strconv.FormatInt(serverTime(ctx), 10), nil, nil, nil, nil)
 	n := 3
@@ -200,18 +202,31 @@ func (db *DB) batch(ctx context.Context, conn *pgxpool.Conn, s *session, tenant 
 		b.ExecParams("SET LOCAL "+nv.Name+" = "+Literal(nv.Value), nil, nil, nil, nil)
 		n++
 	}
+	traced := sampled(st.Trace)
 	if p != nil {
+		if traced {
+			b.ExecParams("SET LOCAL application_name = '"+st.Trace+"'", nil, nil, nil, nil)
+			n++
+		}
 		b.ExecStatement(p.sd, args, nil, nil)
 	} else {
-		b.ExecParams(st.SQL, args, st.Types, nil, nil)
+		text := st.SQL
+		if traced {
+			// Before it, for the server cuts long texts off.
+			text = "/*traceparent='" + st.Trace + "'*/ " + text
+		}
+		b.ExecParams(text, args, st.Types, nil, nil)
 	}
+	b.ExecParams("COMMIT", nil, nil, nil, nil)
+
+	pc := conn.Conn().PgConn()
+	mrr := pc.ExecBatch(ctx, &b)
 	var (
-		mrr  = conn.Conn().PgConn().ExecBatch(ctx, &b)
 		cols []Column
 		err  error
 	)
 	for i := 0; err == nil && mrr.NextResult(); i++ {
-		if i < n {
+		if i != n {
 			continue
 		}
 		rr := mrr.ResultReader()
@@ -229,7 +244,26 @@ func (db *DB) batch(ctx context.Context, conn *pgxpool.Conn, s *session, tenant 
 	if e := mrr.Close(); e != nil && err == nil {
 		err = e
 	}
+	if pc.TxStatus() == 'E' && !pc.IsClosed() && ctx.Err() == nil {
+		if e := pc.Exec(ctx, "ROLLBACK").Close(); e != nil {
+			err = errors.Join(err, e)
+		}
+	}
 	return cols, err
+}
+
+// sampled reports whether s is a traceparent of version 0 whose sampled flag is set (W3C Trace
+// Context, section 3.2). It becomes part of a statement, so nothing else is taken.
+func sampled(s string) bool {
+	if len(s) != 55 || s[:3] != "00-" || s[35] != '-' || s[52] != '-' {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') && c != '-' {
+			return false
+		}
+	}
+	return (s[54]-'0')%2 == 1 && s[54] <= '9' || s[54] == 'b' || s[54] == 'd' || s[54] == 'f'
 }
 
 // errUnread says that more rows came than are worth reading.

@@ -1,0 +1,75 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/source"
+	"github.com/atlas-mcp/atlas/internal/source/pgrls"
+	"github.com/atlas-mcp/atlas/internal/source/postgres/sqlguard"
+)
+
+var errDisabled = errors.New("agents.disabled is set")
+
+// readable is what callers may read, and the guard that holds agents to it. It is read-only.
+type readable struct {
+	at     time.Time
+	tables []source.Table
+	guard  *sqlguard.Guard
+	known  map[string]bool // names of tables and columns
+	types  []string        // the schema's own types that columns have
+}
+
+const schemaSQL = `
+SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
+	CASE WHEN t.typtype IN ('e', 'd') AND t.typnamespace = n.oid THEN t.typname END
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type t ON t.oid = a.atttypid
+WHERE n.nspname = $1::text AND c.relkind IN ('r', 'p', 'v') AND has_column_privilege(c.oid, a.attnum, 'SELECT')
+ORDER BY c.relname, a.attnum`
+
+// ask reads the catalog. It returns old with a new time if nothing has changed.
+func (d *DB) ask(ctx context.Context, tenant atlas.TenantID, old *readable) (*readable, error) {
+	r := &readable{at: time.Now(), tables: []source.Table{}, known: map[string]bool{}}
+	_, err := d.db.Query(ctx, tenant, pgrls.Statement{SQL: schemaSQL, Args: []any{d.cfg.Schema}, Timeout: d.cfg.Timeout}, func(row pgrls.Row) (bool, error) {
+		table, column, typ := string(row.Raw(0)), string(row.Raw(1)), string(row.Raw(2))
+		if !slices.Contains(d.cfg.Tables, table) || column == d.cfg.TenantColumn || slices.Contains(d.cfg.HiddenColumns, table+"."+column) || !pgrls.ValidName(column) {
+			return true, nil
+		}
+		if n := len(r.tables); n == 0 || r.tables[n-1].Name != table {
+			r.tables = append(r.tables, source.Table{Name: table})
+		}
+		last := &r.tables[len(r.tables)-1]
+		last.Columns = append(last.Columns, source.Column{Name: column, Type: typ})
+		r.known[table], r.known[column] = true, true
+		if own := string(row.Raw(3)); own != "" && pgrls.ValidName(own) && !slices.Contains(r.types, own) {
+			r.types = append(r.types, own)
+		}
+		return true, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if old != nil && slices.Equal(old.types, r.types) && slices.EqualFunc(old.tables, r.tables, func(a, b source.Table) bool {
+		return a.Name == b.Name && slices.Equal(a.Columns, b.Columns)
+	}) {
+		r.guard = old.guard
+		return r, nil
+	}
+	cfg := sqlguard.Config{Schema: d.cfg.Schema, Tables: map[string][]string{}, Functions: d.cfg.Functions, Types: r.types, MaxBytes: min(d.cfg.MaxSQLBytes, 64<<10)}
+	for _, t := range r.tables {
+		for _, c := range t.Columns {
+			cfg.Tables[t.Name] = append(cfg.Tables[t.Name], c.Name)
+		}
+	}
+	if r.guard, err = sqlguard.New(cfg); err != nil {
+		return nil, atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("guard of agents' SQL: %w", err), "")
+	}
+	return r, nil
+}
