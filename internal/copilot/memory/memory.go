@@ -1,15 +1,18 @@
 // Package memory keeps the last turns of copilot sessions in this process: at most 20 turns of a
-// session, for an hour after the last one. Restarting forgets; a shared store implements the same
-// interface of package copilot.
+// session, for an hour after the last one. Restarting forgets; the store in the folder redis, which
+// replicas share, does not. memorytest holds the contract of both.
 package memory
 
 import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/atlas-mcp/atlas/internal/copilot"
 )
@@ -18,12 +21,55 @@ import (
 type Config struct {
 	Turns    int           `yaml:"turns"`    // kept of a session; 20
 	TTL      time.Duration `yaml:"ttl"`      // after the last turn; 1h
-	Sessions int           `yaml:"sessions"` // kept at all; 10000, the longest unused go first
+	Sessions int           `yaml:"sessions"` // kept at all; 10000, the longest unused go first. Not in Redis
+	// TurnBytes is how much of a turn is kept: of question and answer the beginning, of the ids the first
+	// that fit. 16384.
+	TurnBytes int `yaml:"turn_bytes"`
 }
 
-func (c Config) withDefaults() Config {
+// WithDefaults returns the config with its defaults filled in, for the store in the folder redis.
+func (c Config) WithDefaults() Config {
 	c.Turns, c.TTL, c.Sessions = cmp.Or(c.Turns, 20), cmp.Or(c.TTL, time.Hour), cmp.Or(c.Sessions, 10_000)
+	c.TurnBytes = cmp.Or(c.TurnBytes, 16<<10)
 	return c
+}
+
+const (
+	minTurnBytes = 256
+	maxTurnBytes = 1 << 20
+	cut          = "…"
+)
+
+// Cut returns what is kept of a turn: at most size bytes of text, a quarter for the question, a quarter
+// for the ids and the rest for the answer. The ids are a copy.
+func Cut(turn copilot.Turn, size int) copilot.Turn {
+	turn.Question, turn.Answer = shorten(turn.Question, size/4), shorten(turn.Answer, size/2)
+	var ids []string
+	left := size / 4
+	for _, id := range turn.IDs {
+		id = strings.ToValidUTF8(id, replacement)
+		if left -= len(id) + 1; left < 0 {
+			break // half an id would be another's
+		}
+		ids = append(ids, id)
+	}
+	turn.IDs = ids
+	return turn
+}
+
+const replacement = "\uFFFD"
+
+// shorten cuts s between two characters.
+func shorten(s string, size int) string {
+	s = strings.ToValidUTF8(s, replacement)
+	if len(s) <= size {
+		return s
+	}
+	n := size - len(cut)
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + cut
 }
 
 // Validate reports every mistake.
@@ -34,6 +80,9 @@ func (c Config) Validate() error {
 	}
 	if c.TTL < 0 {
 		errs = append(errs, errors.New("copilot.memory.ttl must not be negative"))
+	}
+	if c.TurnBytes != 0 && (c.TurnBytes < minTurnBytes || c.TurnBytes > maxTurnBytes) {
+		errs = append(errs, fmt.Errorf("copilot.memory.turn_bytes must be %d to %d", minTurnBytes, maxTurnBytes))
 	}
 	if c.Sessions < 0 {
 		errs = append(errs, errors.New("copilot.memory.sessions must not be negative"))
@@ -61,7 +110,7 @@ func New(cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Store{cfg: cfg.withDefaults(), sessions: map[copilot.SessionKey]session{}}, nil
+	return &Store{cfg: cfg.WithDefaults(), sessions: map[copilot.SessionKey]session{}}, nil
 }
 
 // Recall implements [copilot.Memory].
@@ -88,8 +137,7 @@ func (s *Store) Remember(_ context.Context, key copilot.SessionKey, turn copilot
 	if !ok && len(s.sessions) >= s.cfg.Sessions {
 		s.evict(now)
 	}
-	turn.IDs = slices.Clone(turn.IDs)
-	x.turns = append(slices.Clone(x.turns), turn)
+	x.turns = append(slices.Clone(x.turns), Cut(turn, s.cfg.TurnBytes))
 	if n := len(x.turns); n > s.cfg.Turns {
 		x.turns = x.turns[n-s.cfg.Turns:]
 	}
