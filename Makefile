@@ -36,7 +36,7 @@ race: ## run every test with the race detector
 	@$(GO) run ./stack exec $(STACKFLAGS) -- env CGO_ENABLED=1 $(GO) test -race -timeout 40m $(PKGS)
 
 .PHONY: stack
-stack: ## start Postgres, PgBouncer, Redis, S3 and OpenSearch on loopback and keep them
+stack: ## start Postgres, PgBouncer, Redis, S3, OpenSearch and Qdrant on loopback and keep them
 	@$(GO) run ./stack up $(STACKFLAGS)
 
 .PHONY: stack-status

@@ -92,7 +92,7 @@ func lookup(env []string, name string) string {
 func (p *program) command(ctx context.Context, env, args []string) (int, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // what we were asked to run
 	cmd.Env = env
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.in, p.out, p.standard.err
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.in, p.out, p.err
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	err := cmd.Run()

@@ -70,11 +70,13 @@ type program struct {
 // run returns the exit code: 1 if something failed, 2 if it was asked wrongly, else the command's.
 func run(ctx context.Context, args, env []string, std standard) (int, error) {
 	name := "help"
-	if len(args) > 0 {
+	if len(args) > 0 && args[0] != "-h" && args[0] != "--help" {
 		name, args = args[0], args[1:]
+	} else {
+		args = nil
 	}
 	all := words()
-	i := slices.IndexFunc(all, func(w word) bool { return w.name == strings.TrimLeft(name, "-") })
+	i := slices.IndexFunc(all, func(w word) bool { return w.name == name })
 	if i < 0 {
 		return 2, fmt.Errorf("there is no word %q; go run ./stack help lists them", name)
 	}

@@ -92,7 +92,7 @@ func redis(t *testing.T, s *servers.Server, command string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing is left unsaid
 	if _, err := io.WriteString(conn, command+"\r\n"); err != nil {
 		return "", err
 	}

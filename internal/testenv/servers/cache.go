@@ -218,7 +218,7 @@ func Lock(ctx context.Context, file string) (unlock func(), err error) {
 	}
 	var refused error
 	err = until(ctx, func() bool {
-		refused = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) //nolint:gosec // a descriptor is small
+		refused = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		return refused == nil || !errors.Is(refused, syscall.EWOULDBLOCK)
 	})
 	if err = cmp.Or(err, refused); err != nil {

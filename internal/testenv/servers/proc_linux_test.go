@@ -30,7 +30,7 @@ func TestServerEndsWithAKilledStarter(t *testing.T) {
 		t.Fatal(err, killErr)
 	}
 	_ = cmd.Wait() // it was killed
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // temporary
 	if err := server.wait(t.Context()); err != nil {
 		t.Fatalf("the server lives: %v", err)
 	}

@@ -182,7 +182,7 @@ func TestStartTakesAnotherPort(t *testing.T) {
 		return fakeKind("serve").Command(p)
 	}
 	s := start(t, kind, Options{})
-	defer thief.Close()
+	defer thief.Close() //nolint:errcheck // nothing is left unsaid
 	if s.Addr() == thief.Addr().String() {
 		t.Errorf("it listens on %s", s.Addr())
 	}
@@ -198,7 +198,7 @@ func TestRestartNamesWhoTookThePort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	defer ln.Close() //nolint:errcheck // nothing is left unsaid
 	if err := s.Restart(t.Context()); err == nil || !strings.Contains(err.Error(), "another program listens on "+s.Addr()) {
 		t.Errorf("the error is %v", err)
 	}

@@ -52,10 +52,15 @@ func copyFor(who *syscall.Credential, from, to string) error {
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		return fmt.Errorf("copy %s for another user: %w", from, err)
 	}
-	return filepath.WalkDir(to, func(path string, _ fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(to)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // read
+	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, int(who.Uid), int(who.Gid))
+		return root.Lchown(path, int(who.Uid), int(who.Gid))
 	})
 }
