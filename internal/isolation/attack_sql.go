@@ -22,7 +22,7 @@ func (p *Proof) statements(b *bound) []attempt {
 			id = ids[0]
 		}
 		for _, s := range p.sql(table, id) {
-			out = append(out, p.tryA(b, b.with(f.name, s.value), "%s", s.about))
+			out = append(out, p.tryA(b, b.with(f.name, s.value), "on %s: %s", table, s.about))
 		}
 		out = append(out, p.counted(b, f.name, table), p.guessed(b, f.name, table, id))
 	}

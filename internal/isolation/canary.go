@@ -149,11 +149,11 @@ func (p *planner) value(side Side, salt, place string, v any, key bool) any {
 		}
 	case int64:
 		if !key {
-			return p.key.number(side)
+			return numberOf(side)
 		}
 	case int:
 		if !key {
-			return p.key.number(side)
+			return numberOf(side)
 		}
 	}
 	return v

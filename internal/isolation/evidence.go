@@ -9,10 +9,7 @@ import (
 )
 
 // A judge finds what is one side's in what the other side got.
-type judge struct {
-	key  Key
-	seen [2]*known
-}
+type judge struct{ seen [2]*known }
 
 // evidence returns what in the answer to one side is the other side's, in words that show no more of it
 // than is needed to find it. Asked is all that the side has sent: what it said itself, it may hear again.
@@ -34,7 +31,7 @@ func (j *judge) evidence(to Side, asked string, a *Answer) []string {
 		}
 	}
 	if to == A {
-		if n, ok := j.number(a.Structured); ok {
+		if n, ok := sumOfB(a.Structured); ok {
 			out = append(out, fmt.Sprintf("the number %d, of which B's numbers are a part", n))
 		}
 	}
@@ -69,9 +66,9 @@ func isWord(c byte) bool {
 // maxRows is how many of a side's numbers a sum may hold and still be recognised.
 const maxRows = 64
 
-// number finds a number in the answer that is a sum with numbers of B in it.
-func (j *judge) number(structured json.RawMessage) (int64, bool) {
-	big, small := j.key.number(B), j.key.number(A)
+// sumOfB finds a number in the answer that is a sum with numbers of B in it.
+func sumOfB(structured json.RawMessage) (int64, bool) {
+	big, small := numberOf(B), numberOf(A)
 	d := json.NewDecoder(bytes.NewReader(structured))
 	d.UseNumber()
 	for {

@@ -139,15 +139,17 @@ func lastEvent(contentType string, body []byte) []byte {
 	return last
 }
 
-// A reply is a JSON-RPC response, or a failure that stands alone.
+// A reply is a JSON-RPC response, or a failure of the paths beside MCP.
 type reply struct {
 	Result json.RawMessage `json:"result"`
-	Error  *struct {
-		Code    int             `json:"code"`
-		Message string          `json:"message"`
-		Data    json.RawMessage `json:"data"`
-	} `json:"error"`
-	atlas.Failure
+	Error  json.RawMessage `json:"error"`
+}
+
+// An rpcError is the error of a JSON-RPC response.
+type rpcError struct {
+	Code    int             `json:"code"`
+	Message string          `json:"message"`
+	Data    json.RawMessage `json:"data"`
 }
 
 // A result is what results of the protocol have.
@@ -166,17 +168,14 @@ type result struct {
 // read fills in what the body says.
 func (a *Answer) read(body []byte) {
 	var r reply
-	if json.Unmarshal(body, &r) != nil {
-		if a.Status >= http.StatusBadRequest {
-			a.Failure = &atlas.Failure{Code: statusCode(a.Status)}
-		}
-		return
-	}
+	_ = json.Unmarshal(body, &r) // what is no JSON has a status
+	var rpc rpcError
+	var f atlas.Failure
 	switch {
-	case r.Error != nil:
-		a.Failure = failureOf(r.Error.Code, r.Error.Message, r.Error.Data)
-	case r.Code != "":
-		a.Failure = &r.Failure
+	case json.Unmarshal(r.Error, &rpc) == nil:
+		a.Failure = failureOf(rpc.Code, rpc.Message, rpc.Data)
+	case (json.Unmarshal(r.Error, &f) == nil || json.Unmarshal(body, &f) == nil) && f.Code != "":
+		a.Failure = &f
 	case r.Result != nil:
 		a.readResult(r.Result)
 	case a.Status >= http.StatusBadRequest:

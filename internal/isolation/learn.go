@@ -144,9 +144,12 @@ func (p *Proof) discover(ctx context.Context) error {
 			if _, both := seen[A][name]; !both {
 				continue
 			}
+			t := seen[B][name]
+			if p.cheap && (t.Kind != atlas.KindTool || t.Source == "" || !t.ReadOnly) {
+				continue
+			}
 			b := byName[name]
 			if b == nil {
-				t := seen[B][name]
 				b = &bound{Tool: t, fields: fields(t.Input), tried: map[string]bool{}}
 				byName[name] = b
 				p.tools = append(p.tools, b)
@@ -237,7 +240,7 @@ func (p *Proof) shows(side Side, asked string, a *Answer) bool {
 		}
 	}
 	if side == B {
-		_, ok := p.judge.number(a.Structured)
+		_, ok := sumOfB(a.Structured)
 		return ok
 	}
 	return false

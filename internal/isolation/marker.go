@@ -26,10 +26,11 @@ func (k Key) marker(side Side, place string) string {
 	return markerTag + strings.ToLower(side.String()) + letters(k.mac("marker", side.String(), place), markerTail)
 }
 
-// number returns the whole number that stands in the side's columns of numbers: small for A, and for B one that no
-// sum of A's can be and that no date is.
-func (k Key) number(side Side) int64 {
-	n := int64(binary.BigEndian.Uint32(k.mac("number", side.String())))
+// numberOf returns the whole number that stands in the side's columns of numbers: small for A, and for B one
+// that no sum of A's can be and that no date is. It is always the same, so that a proof over the network
+// knows what another has planted.
+func numberOf(side Side) int64 {
+	n := int64(binary.BigEndian.Uint32(fixed.mac("number", side.String())))
 	if side == A {
 		return 1000 + n%8000
 	}

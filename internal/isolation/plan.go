@@ -75,10 +75,24 @@ func (b *bound) with(name string, value any) map[string]any {
 	return args
 }
 
-// tryA is an attempt of one call by A.
+// tryA is an attempt of one call by A. What policy refuses to the role does not come to the store: then it
+// is tried under the widest role, too.
 func (p *Proof) tryA(b *bound, args map[string]any, format string, words ...any) attempt {
 	return attempt{Attempt: Attempt{Tried: fmt.Sprintf(format, words...)}, run: func(ctx context.Context) outcome {
-		return p.asA(ctx, b, b.ask(args))
+		ask := b.ask(args)
+		a, err := p.ask(ctx, b.byA(), ask)
+		o := p.judgeAnswer(A, sent(ask), a, err)
+		widest := b.roles[len(b.roles)-1]
+		if !closed[a.Code()] || widest == b.role {
+			return o
+		}
+		a, err = p.ask(ctx, Caller{A, widest}, ask)
+		wide := p.judgeAnswer(A, sent(ask), a, err)
+		if wide.verdict == o.verdict && wide.got != o.got {
+			wide.got = fmt.Sprintf("%s; as %s: %s", o.got, p.deps.Target.Roles()[widest], wide.got)
+			return wide
+		}
+		return worst(o, wide)
 	}}
 }
 

@@ -80,12 +80,12 @@ type Deps struct {
 type Proof struct {
 	cfg   Config
 	deps  Deps
-	key   Key
 	judge *judge
 
 	tools  []*bound
 	tables []string
 	notes  []string
+	cheap  bool // tools of one source only: for the prober
 
 	calls, refused atomic.Int64
 	mu             sync.Mutex
@@ -104,12 +104,7 @@ func New(cfg Config, deps Deps) (*Proof, error) {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Proof{cfg: cfg.withDefaults(), deps: deps, timings: map[string]*[2][]time.Duration{}}
-	if deps.Canaries != nil {
-		p.key = deps.Canaries.Key
-	} else {
-		p.key = NewKey()
-	}
-	p.judge = &judge{key: p.key}
+	p.judge = &judge{}
 	for _, side := range []Side{A, B} {
 		p.judge.seen[side] = newKnown(deps.Canaries.ids(side))
 	}
@@ -325,9 +320,9 @@ func describe(a *Answer) string {
 	}
 	if n, ok := countRows(a.Structured); ok {
 		if n == 1 {
-			return "1 row of its own"
+			return "1 row"
 		}
-		return fmt.Sprintf("%d rows of its own", n)
+		return fmt.Sprintf("%d rows", n)
 	}
 	if a.Status >= 400 {
 		return fmt.Sprintf("HTTP %d", a.Status)

@@ -76,7 +76,7 @@ func (p property) is(typ string) bool {
 func (p property) field(name string) field {
 	f := field{name: name, sample: p.value()}
 	switch {
-	case p.Const != nil, len(p.Enum) > 0:
+	case p.Const != nil, len(p.Enum) > 0, name == "cursor": // which has attacks of its own
 	case p.is("string"):
 		f.form = p.textForm(name)
 		f.pattern = compile(p.Pattern)
