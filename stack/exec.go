@@ -49,6 +49,9 @@ func execWord(ctx context.Context, p *program, args []string) (int, error) {
 			own = append(own, k)
 		}
 	}
+	if err := servers.Sweep(); err != nil {
+		fmt.Fprintln(p.err, "what earlier runs have left cannot be removed:", err) // and does no harm
+	}
 	all, err := servers.StartAll(ctx, cache, own, given, func(servers.Kind) servers.Options { return servers.Options{} }, p.err)
 	if err != nil {
 		return 1, err

@@ -30,9 +30,14 @@ func TestServerEndsWithAKilledStarter(t *testing.T) {
 		t.Fatal(err, killErr)
 	}
 	_ = cmd.Wait() // it was killed
-	defer os.RemoveAll(dir) //nolint:errcheck // temporary
 	if err := server.wait(t.Context()); err != nil {
 		t.Fatalf("the server lives: %v", err)
+	}
+	if !abandoned(dir) {
+		t.Errorf("%s is not abandoned", dir)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -80,6 +80,11 @@ func Start(ctx context.Context, cache *Cache, kind Kind, opts Options) (_ *Serve
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	if !opts.Stay {
+		if err := claim(s.place.Dir); err != nil {
+			return nil, err
+		}
+	}
 	s.opts.Log = cmp.Or(opts.Log, filepath.Join(s.place.Dir, "log"))
 	if err := s.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("%s: %w", kind.Name, err)
