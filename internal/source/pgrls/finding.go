@@ -240,7 +240,7 @@ func (f *finder) roles() {
 func (f *finder) schemas() {
 	for _, s := range f.c.Schemas {
 		if s.Owner != "" && !f.super {
-			f.add(Refuse, fmt.Sprintf("schema %s belongs to %s, whose rights the role has", name(s.Name), role(s.Owner)), "ALTER SCHEMA "+name(s.Name)+" OWNER TO "+f.owner())
+			f.owned("schema "+name(s.Name), "ALTER SCHEMA "+name(s.Name), s.Owner)
 		}
 		if !s.Usage {
 			f.add(Refuse, fmt.Sprintf("role %s may not use schema %s", role(f.c.User), name(s.Name)), "GRANT USAGE ON SCHEMA "+name(s.Name)+" TO "+role(f.c.User))
@@ -253,8 +253,16 @@ func (f *finder) schemas() {
 	}
 }
 
-// owner is who a table should be given to.
-func (f *finder) owner() string { return "CURRENT_USER" }
+// owned says that something belongs to a role whose rights the role has. The best remedy for an owner
+// is to log in as another role; the statement gives what it owns to the superuser who runs it.
+func (f *finder) owned(what, alter, owner string) {
+	if owner == f.c.User || owner == f.c.SessionUser {
+		f.add(Refuse, fmt.Sprintf("%s belongs to role %s, which can switch row-level security off: put a role into dsn that owns nothing", what, role(owner)), alter+" OWNER TO CURRENT_USER")
+		return
+	}
+	f.add(Refuse, fmt.Sprintf("%s belongs to %s, whose rights role %s has, and which can switch row-level security off", what, role(owner), role(f.c.SessionUser)),
+		"REVOKE "+role(owner)+" FROM "+role(f.c.SessionUser))
+}
 
 func (f *finder) table(t *table) {
 	n := name(t.Schema, t.Name)
@@ -275,7 +283,7 @@ func (f *finder) table(t *table) {
 		f.rows(t, n)
 	}
 	if t.Owner != "" && !f.super {
-		f.add(Refuse, fmt.Sprintf("%s belongs to %s, whose rights the role has and who can switch row-level security off", n, role(t.Owner)), "ALTER TABLE "+n+" OWNER TO "+f.owner())
+		f.owned(n, "ALTER TABLE "+n, t.Owner)
 	}
 	if !t.Readable {
 		f.add(Refuse, fmt.Sprintf("role %s may not read %s", me, n), "GRANT SELECT ON "+n+" TO "+me)
