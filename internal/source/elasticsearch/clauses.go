@@ -200,6 +200,8 @@ func (r *reader) attribute(at place, name string, values []any) (path string, ou
 	return termsPath, out, nil
 }
 
+// term compares one value. It is written without a score of its own: for exact values, too, the
+// servers count the documents of all tenants that hold them.
 func (r *reader) term(at place, v any) (object, error) {
 	name, value, err := r.one(at, v)
 	if err != nil {
@@ -219,8 +221,8 @@ func (r *reader) term(at place, v any) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	out["value"] = values[0]
-	return object{"term": object{path: out}}, nil
+	out["filter"] = object{"term": object{path: values[0]}}
+	return object{"constant_score": out}, nil
 }
 
 func (r *reader) terms(at place, v any) (object, error) {

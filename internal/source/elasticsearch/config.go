@@ -14,11 +14,13 @@
 //
 // With `isolation: filter` tenants share an index. Then its text fields must score without
 // statistics (similarity boolean): BM25 counts the documents of all tenants that hold a word, and
-// scores would tell one tenant how often another writes it.
+// scores would tell one tenant how often another writes it. How long a search takes depends on the
+// size of what is shared; where that matters, tenants have indexes of their own.
 //
 // The driver needs an API key or role with monitor on the cluster, and read, view_index_metadata on
-// its indexes; for loading also write, create_index and maintenance. Nothing wider than its own
-// indexes should be given.
+// its indexes (<index>.* with isolation by index); for loading also write, create_index and
+// maintenance. Nothing wider than its own indexes should be given, and the cluster should not make
+// indexes by itself (action.auto_create_index).
 package elasticsearch
 
 import (

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -272,9 +273,10 @@ func TestAwayAtTheStart(t *testing.T) {
 	s := real(t)
 	ready, cfg := company(t, s, modes["filter"])
 	m := between(t, s)
-	away := true
+	var away atomic.Bool
+	away.Store(true)
 	m.request = func(_ *http.Request, body []byte) []byte {
-		if away {
+		if away.Load() {
 			panic(http.ErrAbortHandler)
 		}
 		return body
@@ -287,7 +289,7 @@ func TestAwayAtTheStart(t *testing.T) {
 	// An index that does not fit takes the name while it is away.
 	s.must(t, "DELETE", "/"+ready.Name(sourcetest.A), "")
 	s.must(t, "PUT", "/"+ready.Name(sourcetest.A), `{"mappings":{"properties":{"tenant_id":{"type":"text"}}}}`)
-	away = false
+	away.Store(false)
 	if _, err := x.Search(t.Context(), sourcetest.A, source.Search{}); atlas.CodeOf(err) != atlas.CodeSourceMisused {
 		t.Errorf("back, and misfit: %v", err)
 	}

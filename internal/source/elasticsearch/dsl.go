@@ -69,7 +69,7 @@ func (x *Index) SearchDSL(ctx context.Context, tenant atlas.TenantID, body json.
 // A dslQuery is a query body in our own words.
 type dslQuery struct {
 	query      object
-	sort       []object
+	sort       any // the order of hits, as the server takes it
 	size, from int
 	aggs       aggregations
 }
@@ -78,7 +78,7 @@ type dslQuery struct {
 func (q *dslQuery) body() object {
 	body := object{"size": q.size, "from": q.from, "sort": q.sort}
 	if q.size > 0 {
-		body["highlight"] = highlight()
+		body["highlight"] = highlight
 	}
 	if len(q.aggs) > 0 {
 		body["aggs"] = q.aggs.request()
@@ -166,7 +166,7 @@ func (n *names) parse(raw []byte, size int) (*dslQuery, error) {
 		return nil, atlas.Errorf(atlas.CodeInvalidQuery, err, "the query body is not plain JSON: it has a syntax error, a name twice, a number beyond a double, or too many levels")
 	}
 	r := &reader{names: n, left: maxClauses}
-	q := &dslQuery{query: object{"match_all": object{}}, sort: []object{{"_score": "desc"}, {idPath: "asc"}}, size: size}
+	q := &dslQuery{query: object{"match_all": object{}}, sort: best, size: size}
 	o, err := r.object("", v, "query", "size", "from", "sort", "aggs", "aggregations")
 	if err != nil {
 		return nil, err

@@ -105,7 +105,9 @@ func FuzzBody(f *testing.F) {
 		if q.size < 0 || q.size > 10 || q.from < 0 || q.from > maxFrom {
 			t.Fatalf("%q: size %d, from %d", raw, q.size, q.from)
 		}
-		for _, s := range q.sort {
+		var sorts []map[string]any
+		decode(t, q.sort, &sorts)
+		for _, s := range sorts {
 			for name := range s {
 				if name != "_score" && !paths[name] {
 					t.Fatalf("%q: sorts by %q", raw, name)
@@ -281,7 +283,7 @@ func BenchmarkSearch(b *testing.B) {
 	answer := []byte(exampleAnswer(10))
 	b.ReportAllocs()
 	for b.Loop() {
-		body := object{"size": 10, "highlight": highlight()}
+		body := object{"size": 10, "highlight": highlight, "sort": best}
 		question := object{"filter": filters(conditions), "should": x.words("Why was the refund of order o_9002 delayed?"), "minimum_should_match": 1}
 		if _, err := json.Marshal(x.enclose(b.Context(), "acme", object{"bool": question}, body)); err != nil {
 			b.Fatal(err)

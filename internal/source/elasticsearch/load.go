@@ -47,6 +47,8 @@ func (x *Index) Load(ctx context.Context, tenant atlas.TenantID, data source.Dat
 }
 
 func (x *Index) load(ctx context.Context, index string, batches [][]byte) error {
+	// Looked at afresh: a server makes a missing index by itself, with a mapping that does not fit.
+	x.forget(index)
 	there, err := x.ready(ctx, index)
 	if err == nil && !there {
 		err = x.create(ctx, index)

@@ -46,14 +46,12 @@ func (x *Index) Search(ctx context.Context, tenant atlas.TenantID, s source.Sear
 	}
 	nothing := false
 	if strings.TrimSpace(s.Text) == "" {
-		body["sort"] = []object{{createdPath: object{"order": "desc", "missing": "_last"}}, {idPath: "asc"}}
+		body["sort"] = newest
 	} else {
 		should := x.words(s.Text)
 		nothing = len(should) == 0
 		question["should"], question["minimum_should_match"] = should, 1
-		// Ties are broken by id, so that the same search gives the same list.
-		body["sort"] = []object{{"_score": "desc"}, {idPath: "asc"}}
-		body["highlight"] = highlight()
+		body["sort"], body["highlight"] = best, highlight
 	}
 	var hits source.Hits
 	err = x.call(ctx, tenant, func(ctx context.Context, index string) error {
@@ -93,8 +91,8 @@ func (x *Index) call(ctx context.Context, tenant atlas.TenantID, fn func(ctx con
 // letters, digits, '-' and '_' only, and the server takes it as text, not as syntax. The index
 // splits a word with '-' or '_' in it once more, and as a phrase its parts must stand next to
 // each other.
-func (x *Index) words(text string) []object {
-	var out []object
+func (x *Index) words(text string) []wordClause {
+	var out []wordClause
 	seen := map[string]bool{}
 	fields := []string{fmt.Sprintf("%s^%g", titlePath, x.cfg.TitleWeight), bodyPath}
 	for w := range strings.FieldsFuncSeq(text, func(r rune) bool {
@@ -108,9 +106,20 @@ func (x *Index) words(text string) []object {
 			break
 		}
 		seen[w] = true
-		out = append(out, object{"multi_match": object{"query": w, "type": "phrase", "fields": fields}})
+		out = append(out, wordClause{multiMatch{Query: w, Type: "phrase", Fields: fields}})
 	}
 	return out
+}
+
+// A wordClause looks for one word.
+type wordClause struct {
+	MultiMatch multiMatch `json:"multi_match"`
+}
+
+type multiMatch struct {
+	Query  string   `json:"query"`
+	Type   string   `json:"type"`
+	Fields []string `json:"fields"`
 }
 
 // filters are the clauses for conditions. One without values becomes a list without terms, which
@@ -140,12 +149,15 @@ func term(name string, value any) string {
 
 const snippetLength = 200 // characters
 
-func highlight() object {
-	return object{
-		"pre_tags": []string{""}, "post_tags": []string{""},
-		"fields": object{bodyPath: object{"number_of_fragments": 1, "fragment_size": snippetLength, "no_match_size": snippetLength}},
-	}
-}
+// The parts of a request body that never change.
+var (
+	highlight = json.RawMessage(fmt.Sprintf(`{"pre_tags":[""],"post_tags":[""],"fields":{%q:{"number_of_fragments":1,"fragment_size":%d,"no_match_size":%[2]d}}}`, bodyPath, snippetLength))
+	kept      = json.RawMessage(fmt.Sprintf(`[%q,%q,%q,%q,%q,%q]`, tenantPath, idPath, titlePath, bodyPath, urlPath, attrsPath))
+	whoseBody = json.RawMessage(fmt.Sprintf(`{"terms":{"field":%q,"size":2,"missing":"","execution_hint":"map"}}`, tenantPath))
+	newest    = json.RawMessage(fmt.Sprintf(`[{%q:{"order":"desc","missing":"_last"}},{%q:"asc"}]`, createdPath, idPath))
+	// Ties are broken by id, so that the same search gives the same list.
+	best = json.RawMessage(fmt.Sprintf(`[{"_score":"desc"},{%q:"asc"}]`, idPath))
+)
 
 // ask sends a search that asks for question within the tenant's documents, and returns the answer
 // if all of it is the tenant's. The rest of the body is ours. If there is no index, nothing is
@@ -218,12 +230,12 @@ func (x *Index) enclose(ctx context.Context, tenant atlas.TenantID, question, bo
 	}}
 	body["timeout"] = milliseconds(ctx, x.cfg.Timeout)
 	body["track_total_hits"] = mostCounted
-	body["_source"] = []string{tenantPath, idPath, titlePath, bodyPath, urlPath, attrsPath}
+	body["_source"] = kept
 	aggs, _ := body["aggs"].(object)
 	if aggs == nil {
 		aggs = object{}
 	}
-	aggs[whoseAgg] = object{"terms": object{"field": tenantPath, "size": 2, "missing": "", "execution_hint": "map"}}
+	aggs[whoseAgg] = whoseBody
 	body["aggs"] = aggs
 	return body
 }
