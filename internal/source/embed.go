@@ -10,10 +10,18 @@ import (
 	"github.com/atlas-mcp/atlas"
 )
 
-// QueryVector returns what n asks for: its own vector, or its text's from e; nil for a text that e
-// sees nothing in. maxText bounds the text, in bytes. Codes: invalid_arguments, too_large, and
-// those of [EmbedAll].
-func QueryVector(ctx context.Context, e Embedder, n Nearest, maxText int) ([]float32, error) {
+// A TenantEmbedder is an Embedder that remembers what it embedded: what it remembers for one tenant
+// must not be told from another's answers, not even by the time that they take.
+type TenantEmbedder interface {
+	Embedder
+	// For returns the embedder of one tenant's questions. Its vectors are those of the Embedder.
+	For(tenant atlas.TenantID) Embedder
+}
+
+// QueryVector returns what the tenant asks for: n's own vector, or its text's from e; nil for a text
+// that e sees nothing in. maxText bounds the text, in bytes. Codes: invalid_arguments, too_large,
+// and those of [EmbedAll].
+func QueryVector(ctx context.Context, e Embedder, tenant atlas.TenantID, n Nearest, maxText int) ([]float32, error) {
 	if (n.Text == "") == (n.Vector == nil) {
 		return nil, atlas.Errorf(atlas.CodeInvalidArguments, nil, "give either a text or a vector")
 	}
@@ -30,6 +38,9 @@ func QueryVector(ctx context.Context, e Embedder, n Nearest, maxText int) ([]flo
 	if len(n.Text) > maxText {
 		return nil, atlas.Errorf(atlas.CodeTooLarge, nil, "the text is longer than the limit").
 			With("argument", "text").With("limit_bytes", maxText)
+	}
+	if t, ok := e.(TenantEmbedder); ok {
+		e = t.For(tenant)
 	}
 	vs, err := EmbedAll(ctx, e, []string{n.Text})
 	if err != nil {

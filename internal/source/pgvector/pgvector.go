@@ -182,7 +182,7 @@ func (x *Index) Nearest(ctx context.Context, tenant atlas.TenantID, n source.Nea
 	}
 	ctx, cancel := context.WithTimeout(ctx, x.cfg.Timeout)
 	defer cancel()
-	vector, err := source.QueryVector(ctx, x.embed, n, x.cfg.MaxTextBytes)
+	vector, err := source.QueryVector(ctx, x.embed, tenant, n, x.cfg.MaxTextBytes)
 	if err != nil {
 		return source.Hits{}, err
 	}

@@ -447,7 +447,7 @@ func TestRecall(t *testing.T) {
 	d := database(t)
 	src := open(t, pgvector.Config{Connection: d.Connection(false), ExactRows: 100, Timeout: time.Minute}, deps(sourcetest.Embedder{}, nil))
 	const k = 10
-	big, small := random(1, 4950, "big"), random(2, 50, "small")
+	big, small := random(1, 2970, "big"), random(2, 30, "small")
 	if err := errors.Join(load(t, src, acme, big...), load(t, src, globex, small...)); err != nil {
 		t.Fatal(err)
 	}
@@ -486,7 +486,7 @@ func TestRecall(t *testing.T) {
 		fewest int
 	}{
 		{globex, small, nil, 1, k},
-		{globex, small, map[string]any{"tenth": 3}, 1, 5},
+		{globex, small, map[string]any{"tenth": 3}, 1, 3},
 		{globex, small, map[string]any{"rare": true}, 1, 1},
 		{acme, big, nil, 0.9, k},
 		{acme, big, map[string]any{"tenth": 3}, 0.9, k},

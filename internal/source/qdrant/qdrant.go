@@ -16,15 +16,9 @@ package qdrant
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
-	"net/url"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -77,11 +71,8 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	if u, err := url.Parse(c.URL); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" ||
-		u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		check(false, "url must be the address of the REST API, such as https://qdrant.internal:6333, without user, query or fragment")
-	} else if u.Scheme == "http" && (c.APIKey != "" || c.LoadAPIKey != "") && !c.AllowHTTP {
-		check(loopback(u.Hostname()), "url sends an API key over plain HTTP; use https, or set allow_http if the network between is yours alone")
+	if err := source.CheckURL(c.URL, c.APIKey != "" || c.LoadAPIKey != "", c.AllowHTTP); err != nil {
+		check(false, "url %w", err)
 	}
 	for key, v := range map[string]string{"api_key": c.APIKey, "load_api_key": c.LoadAPIKey} {
 		check(!strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r >= 0x7f }), "%s holds a space or another character that no key has", key)
@@ -99,11 +90,6 @@ func (c *Config) Validate() error {
 	check(c.MaxConns >= 0 && c.MaxConns <= 4096, "max_conns must be between 1 and 4096, is %d", c.MaxConns)
 	check(c.Timeout >= 0 && c.Timeout <= 10*time.Minute, "timeout must be between 1ms and 10m")
 	return errors.Join(errs...)
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // Open opens the source. It needs deps.Embed. It fails if the server answers and the collection is
@@ -151,33 +137,13 @@ func (c *Config) index(ctx context.Context, deps source.Deps) (*Index, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	transport, err := cfg.transport()
+	transport, err := source.Transport(cfg.CAFile, cfg.MaxConns)
 	if err != nil {
 		return nil, err
 	}
 	x := &Index{cfg: cfg, api: newAPI(cfg, transport), embed: deps.Embed, log: log.With("source", deps.Name)}
 	x.gate = source.NewGate(cfg.Timeout, func(ctx context.Context) error { return x.check(ctx, cfg.APIKey) })
 	return x, nil
-}
-
-func (c Config) transport() (*http.Transport, error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("ca_file: %w", err), "")
-		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, atlas.Errorf(atlas.CodeSourceMisused, errors.New("ca_file holds no certificate"), "")
-		}
-	}
-	return &http.Transport{
-		DialContext:     (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig: conf, TLSHandshakeTimeout: 5 * time.Second, ForceAttemptHTTP2: true,
-		MaxConnsPerHost: c.MaxConns, MaxIdleConnsPerHost: c.MaxConns, IdleConnTimeout: time.Minute,
-		MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
-	}, nil
 }
 
 // An Index finds similar documents. It implements source.VectorIndex and source.Loader.
@@ -243,7 +209,7 @@ func (x *Index) Nearest(ctx context.Context, tenant atlas.TenantID, n source.Nea
 	}
 	ctx, cancel := context.WithTimeout(ctx, x.cfg.Timeout)
 	defer cancel()
-	vector, err := source.QueryVector(ctx, x.embed, n, x.cfg.MaxTextBytes)
+	vector, err := source.QueryVector(ctx, x.embed, tenant, n, x.cfg.MaxTextBytes)
 	if err != nil {
 		return source.Hits{}, err
 	}
