@@ -26,6 +26,9 @@ type Config struct {
 type OnStoreFailure struct {
 	Reads  FailMode `yaml:"reads"`  // local (default), refuse or allow
 	Writes FailMode `yaml:"writes"` // refuse (default) or local
+	// After is how long a charge may take before the store counts as away. Default 250ms. It belongs to
+	// the store and, unlike the rest, does not change while the program runs.
+	After time.Duration `yaml:"after"`
 }
 
 // A FailMode is one of the ways to do without the shared store.
@@ -135,6 +138,9 @@ func (c Config) Validate() error {
 	}
 	if !slices.Contains([]FailMode{FailLocal, FailRefuse, FailAllow}, d.OnStoreFailure.Reads) {
 		errs = append(errs, fmt.Errorf("on_store_failure.reads: %q is none of local, refuse, allow", d.OnStoreFailure.Reads))
+	}
+	if after := d.OnStoreFailure.After; after < 0 || after > 0 && after < time.Millisecond || after > time.Minute {
+		errs = append(errs, errors.New("on_store_failure.after: must be 1ms to 1m"))
 	}
 	if !slices.Contains([]FailMode{FailLocal, FailRefuse}, d.OnStoreFailure.Writes) {
 		errs = append(errs, fmt.Errorf("on_store_failure.writes: %q is none of refuse, local", d.OnStoreFailure.Writes))

@@ -280,7 +280,7 @@ func TestFailoverNeedsBothStores(t *testing.T) {
 			t.Errorf("%+v is taken", deps)
 		}
 	}
-	for _, bad := range []ratelimit.OnStoreFailure{{Reads: "open"}, {Writes: "allow"}, {Writes: "closed"}} {
+	for _, bad := range []ratelimit.OnStoreFailure{{Reads: "open"}, {Writes: "allow"}, {Writes: "closed"}, {After: -1}, {After: time.Hour}} {
 		if err := (ratelimit.Config{OnStoreFailure: bad}).Validate(); err == nil {
 			t.Errorf("%+v is valid", bad)
 		}

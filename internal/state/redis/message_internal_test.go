@@ -111,8 +111,14 @@ func TestSenders(t *testing.T) {
 		seq        uint64
 		fresh, gap bool
 	}{
-		{"a", 5, true, false}, {"a", 5, false, false}, {"a", 4, false, false}, {"a", 6, true, false},
-		{"a", 8, true, true}, {"a", 7, false, false}, {"b", 1, true, false}, {"b", 1 << 63, true, true},
+		{"a", 5, true, false},
+		{"a", 5, false, false},
+		{"a", 4, false, false},
+		{"a", 6, true, false},
+		{"a", 8, true, true},
+		{"a", 7, false, false},
+		{"b", 1, true, false},
+		{"b", 1 << 63, true, true},
 	} {
 		if fresh, gap := ss.take(envelope{Node: tt.node, Seq: tt.seq}); fresh != tt.fresh || gap != tt.gap {
 			t.Errorf("%d: %t, %t", i, fresh, gap)

@@ -155,8 +155,11 @@ type Info struct {
 }
 
 // Ping asks Redis whether it can keep something: that it answers, is a master and, in mode
-// cluster, has all slots. Errors may name the address; they are for operators.
+// cluster, has all slots. It takes no longer than DialTimeout and Timeout. Errors may name the address;
+// they are for operators.
 func (c *Client) Ping(ctx context.Context) (Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout+c.cfg.Timeout)
+	defer cancel()
 	info := Info{Mode: c.cfg.Mode}
 	b := c.conn.B
 	if err := c.conn.Do(ctx, b().Ping().Build()).Error(); err != nil {

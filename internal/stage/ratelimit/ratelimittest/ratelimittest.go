@@ -3,6 +3,7 @@ package ratelimittest
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -92,9 +93,7 @@ func (d debts) take(c ratelimit.Charge) ratelimit.Decision {
 		}
 	}
 	if out.Allowed {
-		for k, v := range after {
-			d[k] = v
-		}
+		maps.Copy(d, after)
 	}
 	return out
 }

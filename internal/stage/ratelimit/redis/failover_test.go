@@ -5,6 +5,8 @@ package redis_test
 import (
 	"context"
 	"fmt"
+	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -45,7 +47,7 @@ func replicas(t *testing.T, url string, n int) []*replica {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = c.Close() })
-		s, err := redis.New(redis.Config{Timeout: 2 * time.Second}, redis.Deps{Client: c.Client(), Prefix: c.Prefix()})
+		s, err := redis.New(redis.Deps{Timeout: 2 * time.Second, Client: c.Client(), Prefix: c.Prefix()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,5 +183,41 @@ func TestStartWithoutRedis(t *testing.T) {
 	}
 	if got := load(t, all, "acme", true, 1000); got[""] != burst {
 		t.Errorf("with Redis: %v, want %d to pass", got, burst)
+	}
+}
+
+// In a cluster, all buckets of a tenant lie on one node: one script can charge them.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bus := ln.Addr().(*net.TCPAddr).Port
+	_ = ln.Close()
+	server := testenv.Start(t, testenv.Redis, servers.Options{Args: []string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus)}})
+	admin, err := state.Open(t.Context(), state.Config{URL: server.URL()}, state.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = admin.Close() }()
+	if err := admin.Client().Do(t.Context(), admin.Client().B().ClusterAddslotsrange().StartSlotEndSlot().StartSlotEndSlot(0, 16383).Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := state.Open(t.Context(), state.Config{Addresses: []string{server.Addr()}, Mode: state.Cluster}, state.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	s := store(t, c)
+	until(t, "the cluster serves", func() bool { return s.Probe(t.Context()) == nil })
+	for i := range 50 {
+		tenant := atlas.TenantID(fmt.Sprint("tenant-", i))
+		for _, want := range []bool{true, false} {
+			d, err := s.Take(t.Context(), charge(tenant, "crm_order", "ann", time.Hour, 1))
+			if err != nil || d.Allowed != want {
+				t.Fatalf("%s: %+v, %v", tenant, d, err)
+			}
+		}
 	}
 }

@@ -8,6 +8,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -53,30 +54,18 @@ end
 return {0, 0}
 `
 
-// Config is the store's settings. The zero value means the defaults.
-type Config struct {
-	// Timeout is how long a charge may take before the store counts as away. Default 250ms. A charge is
-	// not cut short when its call's own time is up, so that no caller can make the store look away.
-	Timeout time.Duration `yaml:"timeout"`
-}
-
 const (
 	defaultTimeout = 250 * time.Millisecond
 	longest        = 366 * 24 * time.Hour
 )
 
-// Validate reports all mistakes.
-func (c Config) Validate() error {
-	if c.Timeout < 0 || c.Timeout > 0 && c.Timeout < time.Millisecond || c.Timeout > time.Minute {
-		return errors.New("timeout: must be 1ms to 1m")
-	}
-	return nil
-}
-
 // Deps are what a store works with.
 type Deps struct {
 	Client rueidis.Client
 	Prefix string // of all keys; without braces
+	// Timeout is OnStoreFailure.After of the limiter's configuration, 0 for its default. A charge is not cut
+	// short when its call's own time is up, so that no caller can make the store look away.
+	Timeout time.Duration
 }
 
 // Store implements [ratelimit.SharedStore]. It is immutable.
@@ -91,18 +80,14 @@ type Store struct {
 var _ ratelimit.SharedStore = (*Store)(nil)
 
 // New makes a store. It asks Redis nothing.
-func New(cfg Config, deps Deps) (*Store, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, fmt.Errorf("ratelimit: %w", err)
-	}
+func New(deps Deps) (*Store, error) {
 	if deps.Client == nil {
 		return nil, errors.New("ratelimit: there is no client of Redis")
 	}
-	s := &Store{client: deps.Client, prefix: deps.Prefix + "rl:{", timeout: cfg.Timeout, script: rueidis.NewLuaScript(clock + gcra)}
-	if s.timeout == 0 {
-		s.timeout = defaultTimeout
-	}
-	return s, nil
+	return &Store{
+		client: deps.Client, prefix: deps.Prefix + "rl:{", timeout: cmp.Or(deps.Timeout, defaultTimeout),
+		script: rueidis.NewLuaScript(clock + gcra),
+	}, nil
 }
 
 // Take implements [ratelimit.Store]. Errors are Redis's, or of ctx if it had ended already.
@@ -137,7 +122,7 @@ func (s *Store) take(ctx context.Context, tag string, c *ratelimit.Charge) (rate
 		if cell.Cost <= 0 {
 			continue
 		}
-		scope[n] = ratelimit.Scope(i) //nolint:gosec // one of three
+		scope[n] = ratelimit.Scope(i)
 		buf = s.appendKey(buf, tag, scope[n], cell.Name)
 		ends[3*n] = len(buf)
 		interval := max(1, int64((cell.Interval+time.Microsecond-1)/time.Microsecond))
