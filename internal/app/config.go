@@ -30,7 +30,6 @@ import (
 	"github.com/atlas-mcp/atlas/internal/stage/guard"
 	"github.com/atlas-mcp/atlas/internal/stage/idempotency"
 	"github.com/atlas-mcp/atlas/internal/stage/ratelimit"
-	limitredis "github.com/atlas-mcp/atlas/internal/stage/ratelimit/redis"
 	"github.com/atlas-mcp/atlas/internal/stage/registry"
 	"github.com/atlas-mcp/atlas/internal/stage/retry"
 	"github.com/atlas-mcp/atlas/internal/stage/rounds"
@@ -74,7 +73,7 @@ type Config struct {
 	Guard       guard.Config       `yaml:"guard"`
 	Rounds      rounds.Config      `yaml:"rounds"`
 	Validation  validation.Config  `yaml:"validation"`
-	RateLimit   RateLimit          `yaml:"ratelimit"`
+	RateLimit   ratelimit.Config   `yaml:"ratelimit"`
 	Flood       ratelimit.Rate     `yaml:"flood"` // calls of one caller that reach the pipeline at all; default 4800 a minute, burst 1200 (restart)
 	Approval    approval.Config    `yaml:"approval"`
 	Idempotency idempotency.Config `yaml:"idempotency"`
@@ -108,15 +107,6 @@ type IssuerConfig struct {
 
 	issuer.ServerConfig `yaml:",inline"`
 }
-
-// RateLimit sets the limits, and how they are held in Redis.
-type RateLimit struct {
-	ratelimit.Config `yaml:",inline"`
-	Redis            limitredis.Config `yaml:"redis"` // (restart)
-}
-
-// Validate reports all mistakes.
-func (r RateLimit) Validate() error { return errors.Join(r.Config.Validate(), r.Redis.Validate()) }
 
 // A KindSpec names a row of one of the tables in kinds.go, and its settings.
 type KindSpec struct {

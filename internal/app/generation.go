@@ -265,7 +265,7 @@ func (a *App) buildStages(g *generation) (err error) {
 	}, log); err != nil {
 		return err
 	}
-	if g.limiter, err = ratelimit.New(cfg.RateLimit.Config, a.limits); err != nil {
+	if g.limiter, err = ratelimit.New(cfg.RateLimit, a.limits); err != nil {
 		return err
 	}
 	if g.idempotency, err = idempotency.New(cfg.Idempotency, a.state, log); err != nil {

@@ -40,7 +40,7 @@ func (a *App) openReplicas(ctx context.Context) error {
 	}
 	a.onClose(r.client.Close)
 	r.bus = redis.NewBus(r.client)
-	shared, err := limitredis.New(a.cfg.RateLimit.Redis, limitredis.Deps{Client: r.client.Client(), Prefix: r.client.Prefix()})
+	shared, err := limitredis.New(limitredis.Deps{Client: r.client.Client(), Prefix: r.client.Prefix(), Timeout: a.cfg.RateLimit.OnStoreFailure.After})
 	if err != nil {
 		return &ConfigError{err}
 	}
