@@ -36,6 +36,7 @@ type Bus struct {
 	turn      chan struct{} // held while a message is sent, so that they arrive in order; guards seq
 	seq       uint64
 	listening atomic.Bool
+	away      atomic.Int64 // since when Run has had no connection, in nanoseconds since 1970; 0 if it has one
 }
 
 // NewBus returns a replica's bus. Its own messages do not come back to it.
@@ -44,7 +45,8 @@ func NewBus(c *Client) *Bus {
 }
 
 // Publish tells the other replicas. An error says that they were perhaps not told. It takes little more
-// than Config.Timeout and Config.DialTimeout at most.
+// than Config.Timeout and Config.DialTimeout at most, and no time once Run has been without a connection
+// for a while.
 func (b *Bus) Publish(ctx context.Context, m Message) error {
 	if err := m.check(); err != nil {
 		return fmt.Errorf("bus: %w", err)
@@ -68,6 +70,9 @@ func (b *Bus) send(ctx context.Context, m Message) error {
 		return ctx.Err()
 	}
 	b.seq++ // also if it fails: the next message then tells listeners that this one is missing
+	if since := b.away.Load(); since != 0 && time.Since(time.Unix(0, since)) > patience {
+		return errAway
+	}
 	e := envelope{Version: wireVersion, Node: b.node, Seq: b.seq, At: time.Now().UnixMilli(), Message: m}
 	wire, err := e.encode(b.client.busKey, b.channel)
 	if err != nil {
@@ -85,7 +90,11 @@ const (
 	queued       = 256
 	firstBackoff = 50 * time.Millisecond
 	lastBackoff  = 2 * time.Second
+	// patience is for how long a lost connection keeps nobody from trying to send.
+	patience = time.Second
 )
+
+var errAway = errors.New("redis has been away for a while")
 
 // Run hands messages of the other replicas to handle, one after the other, until ctx ends and handle
 // has returned.
@@ -136,6 +145,8 @@ func (in *inbox) offer(m Message) {
 // listen subscribes, again and again, until ctx ends.
 func (b *Bus) listen(ctx context.Context, in *inbox) {
 	conn, seen, backoff := b.client.conn, senders{}, firstBackoff
+	b.away.Store(time.Now().UnixNano())
+	defer b.away.Store(0) // nobody looks any more
 	for ctx.Err() == nil {
 		var joined atomic.Bool
 		// The hook runs where the connection is read, before any message is.
@@ -143,13 +154,16 @@ func (b *Bus) listen(ctx context.Context, in *inbox) {
 			if s.Kind == "subscribe" && ctx.Err() == nil {
 				joined.Store(true)
 				b.listening.Store(true)
+				b.away.Store(0)
 				in.offer(Message{Topic: TopicGap})
 			}
 		})
 		err := conn.Receive(hooked, conn.B().Subscribe().Channel(b.channel).Build(), func(m rueidis.PubSubMessage) {
 			b.accept(in, seen, m.Message)
 		})
-		b.listening.Store(false)
+		if b.listening.Swap(false) {
+			b.away.Store(time.Now().UnixNano())
+		}
 		if ctx.Err() != nil {
 			return
 		}

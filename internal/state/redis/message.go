@@ -182,9 +182,8 @@ func (ss senders) take(e envelope) (fresh, gap bool) {
 			}
 			delete(ss, oldest)
 		}
-		// What it sent before is covered by the gap that a listener begins with.
 		ss[e.Node] = &sender{seq: e.Seq, at: e.At}
-		return true, false
+		return true, e.Seq != 1
 	}
 	if e.Seq <= s.seq {
 		return false, false

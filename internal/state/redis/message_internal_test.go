@@ -111,7 +111,7 @@ func TestSenders(t *testing.T) {
 		seq        uint64
 		fresh, gap bool
 	}{
-		{"a", 5, true, false},
+		{"a", 5, true, true},
 		{"a", 5, false, false},
 		{"a", 4, false, false},
 		{"a", 6, true, false},
