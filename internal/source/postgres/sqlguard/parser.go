@@ -19,9 +19,9 @@ import (
 // An engine is the way to the parser. The library keeps its instances in a pool for the whole
 // process, compiles each anew when the pool is empty (2 s, some 50 MB), and gives one that has
 // overflowed its stack to the next caller, for whom it then parses something else. So there is one
-// engine for the process too: it lets one statement in at a time (0.3 ms each), so that there is one
-// instance, and lets none in once a call has panicked. What is let in is too short for that, see
-// maxWords.
+// engine for the process too: it lets one statement in at a time (0.5 ms each), so that there is one
+// instance, and lets none in once a call has panicked or a statement that is known was read wrongly.
+// What is let in is too short and too flat for that, see maxWords, maxNesting and MaxDepth.
 type engine struct {
 	slot chan struct{}
 	lost atomic.Bool
@@ -51,9 +51,17 @@ func (e *engine) do(ctx context.Context, f func() error) (err error) {
 	return f()
 }
 
-// parse returns the tree of sql, whose syntax errors are told with their position.
-func (e *engine) parse(ctx context.Context, sql string) (tree *pg.ParseResult, err error) {
+// parse returns the tree of sql, whose syntax errors are told with their position. Text of our own
+// may nest by its parentheses: its tree is bounded already.
+func (e *engine) parse(ctx context.Context, sql string, own bool) (tree *pg.ParseResult, err error) {
 	err = e.do(ctx, func() (err error) {
+		scan, err := wasm.Scan(sql) // does not nest
+		if err != nil {
+			return err
+		}
+		if !own && nesting(scan.GetTokens()) > maxNesting {
+			return tooDeep()
+		}
 		tree, err = wasm.Parse(sql)
 		return err
 	})
@@ -86,6 +94,24 @@ func (e *engine) deparse(ctx context.Context, tree *pg.ParseResult) (sql string,
 		return "", err
 	}
 	return sql, nil
+}
+
+// canary is a statement, and how it is written.
+const canary = "SELECT a.b AS b FROM c.a a WHERE a.d = 1"
+
+// suspect tells the engine that an answer was wrong. It finds out whether the parser still can parse.
+func (e *engine) suspect(ctx context.Context) {
+	_ = e.do(ctx, func() error {
+		tree, err := wasm.Parse(canary)
+		if err == nil {
+			var sql string
+			if sql, err = wasm.Deparse(tree); err == nil && sql == canary {
+				return nil
+			}
+		}
+		e.lost.Store(true)
+		return nil
+	})
 }
 
 // same reports whether two trees differ in nothing but where their nodes stand in the text.

@@ -80,7 +80,7 @@ func (w *rewriter) enter() bool {
 		return false
 	}
 	if w.depth >= w.maxDepth {
-		w.err = atlas.Errorf(atlas.CodeTooLarge, nil, fmt.Sprintf("the query is nested deeper than %d levels; write a simpler one", w.maxDepth))
+		w.err = atlas.Errorf(atlas.CodeTooLarge, nil, fmt.Sprintf("the query is nested deeper than %d levels (an operator is one, a subquery two); write a simpler one", w.maxDepth))
 		return false
 	}
 	w.depth++
@@ -129,6 +129,10 @@ func (c *cte) find(name string) *cte {
 // query checks a SELECT, a VALUES or a set operation and returns the names of its columns.
 func (w *rewriter) query(s *pg.SelectStmt, outer *scope, with *cte) []string {
 	if !w.enter() {
+		return nil
+	}
+	defer w.leave()
+	if !w.enter() { // it costs the writer of SQL twice the stack
 		return nil
 	}
 	defer w.leave()

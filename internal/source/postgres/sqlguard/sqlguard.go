@@ -34,6 +34,10 @@ import (
 // the parser's stack holds 3,000 levels of the cheapest kind; past its end the parser is lost.
 const maxWords = 2000
 
+// maxDepth is how deep a tree may be that is written as text: past 88 levels of expressions, or 30
+// subqueries, the writer's stack of 64 KiB runs over its data without a word.
+const maxDepth = 50
+
 // Config says what agents may use. Names are as they are in the database: case matters.
 type Config struct {
 	Schema    string              // holds the tables and Types; default public
@@ -41,7 +45,7 @@ type Config struct {
 	Functions []string            // more functions: "name" of pg_catalog or "schema.name"
 	Types     []string            // more types to cast to, of Schema: enums and domains
 	MaxBytes  int                 // longest statement; 0 means 16 KiB
-	MaxDepth  int                 // deepest nesting of the tree; 0 means 100
+	MaxDepth  int                 // deepest nesting of the tree: an operator or call is 1, a subquery 2; 0 means 50, which is the most
 	MaxTables int                 // most tables, subqueries and functions in FROM, in all; 0 means 32
 	Cache     int                 // bytes of statements and verdicts that are kept; 0 means 8 MiB
 }
@@ -49,7 +53,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.Schema = cmp.Or(c.Schema, "public")
 	c.MaxBytes = cmp.Or(c.MaxBytes, 16<<10)
-	c.MaxDepth = cmp.Or(c.MaxDepth, 100)
+	c.MaxDepth = cmp.Or(c.MaxDepth, maxDepth)
 	c.MaxTables = cmp.Or(c.MaxTables, 32)
 	c.Cache = cmp.Or(c.Cache, 8<<20)
 	return c
@@ -97,7 +101,7 @@ func (c Config) Validate() error {
 		check(n >= 0, "%s is negative", name)
 	}
 	check(d.MaxBytes <= 64<<10, "max_bytes is more than 64 KiB")
-	check(d.MaxDepth <= 500, "max_depth is more than 500")
+	check(d.MaxDepth <= maxDepth, "max_depth is more than %d", maxDepth)
 	return errors.Join(errs...)
 }
 
@@ -131,13 +135,13 @@ func New(cfg Config) (*Guard, error) {
 	cfg = cfg.withDefaults()
 	g := &Guard{cfg: cfg, rules: newRules(cfg)}
 	g.cache.max = cfg.Cache
-	g.warm.Go(func() { _, _ = shared.parse(context.Background(), "SELECT 1") })
+	g.warm.Go(func() { _, _ = shared.parse(context.Background(), "SELECT 1", true) })
 	return g, nil
 }
 
 // Warm waits until the parser is ready.
 func (g *Guard) Warm(ctx context.Context) error {
-	_, err := shared.parse(ctx, "SELECT 1")
+	_, err := shared.parse(ctx, "SELECT 1", true)
 	return err
 }
 
@@ -190,7 +194,7 @@ func (g *Guard) check(ctx context.Context, sql string) (Verdict, error) {
 	case words(sql) > maxWords:
 		return Verdict{}, atlas.Errorf(atlas.CodeTooLarge, nil, fmt.Sprintf("the query has more than %d words and signs; write a shorter one, or bind a list as one parameter", maxWords))
 	}
-	tree, err := shared.parse(ctx, sql)
+	tree, err := shared.parse(ctx, sql, false)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -204,8 +208,12 @@ func (g *Guard) check(ctx context.Context, sql string) (Verdict, error) {
 	}
 	// What was checked is the tree, what runs is its text: they must be the same. The text is read
 	// back as Postgres will read it.
-	again, err := shared.parse(ctx, v.SQL)
+	again, err := shared.parse(ctx, v.SQL, true)
+	if code := atlas.CodeOf(err); err != nil && code != atlas.CodeInvalidQuery {
+		return Verdict{}, err
+	}
 	if err != nil || !same(tree, again) {
+		shared.suspect(ctx)
 		return Verdict{}, atlas.Errorf(atlas.CodeInvalidQuery, errors.Join(errUnwritable, err), "a construct of the query cannot be checked; write it more simply")
 	}
 	return v, nil
