@@ -150,40 +150,82 @@ func (c *canceler) HandleUnwatchAfterCancel() {
 	_ = c.conn.Conn().SetDeadline(time.Time{})
 }
 
-// errMessage says that the server sent a longer message than may be.
-var errMessage = errors.New("message of the server is longer than the limit")
+// tooLarge is the SQLSTATE of the error that stands for a message that was longer than may be.
+const tooLarge = "ATL01"
 
-// A bounded reader follows the messages that the server sends and fails at one whose body is longer
-// than max, before any of it is held.
+// refusal is that error as the server would send it: its fields, each ended by a zero byte.
+var refusal = func() []byte {
+	fields := "SERROR\x00VERROR\x00C" + tooLarge + "\x00Mmessage is longer than the limit\x00\x00"
+	return append(binary.BigEndian.AppendUint32([]byte{'E'}, uint32(len(fields)+4)), fields...)
+}()
+
+// A bounded reader follows the messages that the server sends. One whose body is longer than max
+// (a row of hundreds of megabytes) is read and dropped, so that it is never held, and an error is
+// passed on in its place, which ends the query and keeps the connection.
 type bounded struct {
-	r      io.Reader
-	max    int
-	header [5]byte
-	have   int // bytes of the header
-	left   int // bytes of the body still to come
+	r       io.Reader
+	max     int
+	pending []byte // to be given before anything else is read
+	header  [5]byte
+	have    int // bytes of the header
+	left    int // bytes of the body still to come
+	skip    int // the same, of a body that is dropped
+	err     error
 }
 
 func (b *bounded) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	for rest := p[:n]; len(rest) > 0; {
-		if b.left > 0 {
-			k := min(b.left, len(rest))
-			b.left -= k
-			rest = rest[k:]
-			continue
+	for {
+		if len(b.pending) > 0 {
+			n := copy(p, b.pending)
+			b.pending = b.pending[n:]
+			return n, nil
 		}
-		k := copy(b.header[b.have:], rest)
-		b.have += k
-		rest = rest[k:]
-		if b.have < len(b.header) {
-			continue
+		if b.err != nil {
+			return 0, b.err
 		}
-		b.have = 0
-		size := int64(binary.BigEndian.Uint32(b.header[1:])) - 4
-		if size < 0 || size > int64(b.max) {
-			return 0, errMessage
+		// What is passed on is moved to the front of p, unless there is more of it than was read.
+		aside := b.have > 0
+		n, err := b.r.Read(p)
+		b.err = err // told when all that came before it is
+		out := 0
+		pass := func(part []byte) {
+			if aside {
+				b.pending = append(b.pending, part...)
+				return
+			}
+			out += copy(p[out:], part)
 		}
-		b.left = int(size)
+		for rest := p[:n]; len(rest) > 0; {
+			switch {
+			case b.skip > 0:
+				k := min(b.skip, len(rest))
+				b.skip -= k
+				rest = rest[k:]
+			case b.left > 0:
+				k := min(b.left, len(rest))
+				b.left -= k
+				pass(rest[:k])
+				rest = rest[k:]
+			default:
+				k := copy(b.header[b.have:], rest)
+				b.have += k
+				rest = rest[k:]
+				if b.have < len(b.header) {
+					continue
+				}
+				b.have = 0
+				size := int(binary.BigEndian.Uint32(b.header[1:])) - 4
+				if size <= b.max {
+					b.left = max(size, 0)
+					pass(b.header[:])
+					continue
+				}
+				b.skip, aside = size, true
+				b.pending = append(b.pending, refusal...)
+			}
+		}
+		if out > 0 {
+			return out, nil
+		}
 	}
-	return n, err
 }

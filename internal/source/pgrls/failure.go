@@ -32,10 +32,11 @@ var states = map[string]meaning{
 	"28": {atlas.CodeSourceMisused, ""},     // the role may not log in
 	"3D": {atlas.CodeSourceMisused, ""},     // no such database
 
-	"57014": {atlas.CodeTimeout, ""}, // the statement was stopped
-	"53400": {atlas.CodeTooLarge, "the query needs more room for temporary files than it may have; filter more, or use fewer columns"},
-	"53200": {atlas.CodeTooLarge, "the query needs more memory than there is; filter more"},
-	"54":    {atlas.CodeTooLarge, "the query is too complex"},
+	tooLarge: {atlas.CodeTooLarge, "a row of the answer is larger than the limit"},
+	"57014":  {atlas.CodeTimeout, ""}, // the statement was stopped
+	"53400":  {atlas.CodeTooLarge, "the query needs more room for temporary files than it may have; filter more, or use fewer columns"},
+	"53200":  {atlas.CodeTooLarge, "the query needs more memory than there is; filter more"},
+	"54":     {atlas.CodeTooLarge, "the query is too complex"},
 
 	"42":    {atlas.CodeInvalidQuery, ""},
 	"42501": {atlas.CodeInvalidQuery, "the query uses tables, columns or functions that are not available; the schema lists what is"},
@@ -86,8 +87,6 @@ func Failure(ctx context.Context, err error) error {
 		return atlas.Errorf(m.code, err, m.hint)
 	}
 	switch {
-	case errors.Is(err, errMessage):
-		return atlas.Errorf(atlas.CodeTooLarge, err, "a row of the answer is larger than the limit")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return atlas.Errorf(atlas.CodeTimeout, errors.Join(context.DeadlineExceeded, err), "")
 	case lost(err):

@@ -304,7 +304,7 @@ func serverTime(ctx context.Context) int64 {
 		return maxStatementTime.Milliseconds()
 	}
 	left := time.Until(at)
-	return max(1, (left - min(left/10, 20*time.Millisecond)).Milliseconds())
+	return max(1, (left - min(left/10, 100*time.Millisecond)).Milliseconds())
 }
 
 // stale reports whether a prepared statement must be prepared anew: its result type changed
