@@ -262,7 +262,7 @@ func TestQueryBodies(t *testing.T) {
 			t.Parallel()
 			both, cfg := company(t, s, mode)
 			cfg.Index = s.name(t)
-			alone := open(t, cfg)
+			alone := migrated(t, cfg)
 			if err := alone.Load(t.Context(), sourcetest.B, sourcetest.Company()[sourcetest.B]); err != nil {
 				t.Fatal(err)
 			}

@@ -2,8 +2,8 @@ package elasticsearch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -24,6 +24,8 @@ type client struct {
 	nodes    []*node
 	next     atomic.Uint32
 	auth     string // the Authorization header, or ""
+	loadAuth string // the same for requests that write
+	trace    func(context.Context) string
 	maxBytes int64
 }
 
@@ -36,29 +38,32 @@ type node struct {
 // leftAlone is how long a node that could not be reached is asked last.
 const leftAlone = 10 * time.Second
 
-func newClient(cfg Config, trust *tls.Config) *client {
-	c := &client{maxBytes: cfg.MaxAnswerBytes}
+func newClient(cfg Config, transport http.RoundTripper, trace func(context.Context) string) *client {
+	c := &client{maxBytes: cfg.MaxAnswerBytes, trace: trace}
 	for _, base := range cfg.URLs {
 		c.nodes = append(c.nodes, &node{base: strings.TrimRight(base, "/")})
 	}
-	switch {
-	case cfg.APIKey != "":
-		c.auth = "ApiKey " + cfg.APIKey
-	case cfg.Bearer != "":
+	c.auth = authorization(cfg.APIKey, cfg.Username, cfg.Password)
+	if cfg.Bearer != "" {
 		c.auth = "Bearer " + cfg.Bearer
-	case cfg.Username != "":
-		c.auth = "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.Username+":"+cfg.Password))
 	}
+	c.loadAuth = cmp.Or(authorization(cfg.LoadAPIKey, cfg.LoadUsername, cfg.LoadPassword), c.auth)
 	c.http = &http.Client{
-		Transport: &http.Transport{
-			DialContext: cfg.dialer().DialContext, TLSClientConfig: trust, TLSHandshakeTimeout: cfg.ConnectTimeout,
-			MaxIdleConnsPerHost: cfg.MaxConns, MaxConnsPerHost: cfg.MaxConns, IdleConnTimeout: time.Minute,
-			DisableCompression: true, ForceAttemptHTTP2: true,
-		},
+		Transport: transport,
 		// A redirect would carry documents, and perhaps the credentials, to a place that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c
+}
+
+func authorization(apiKey, user, password string) string {
+	switch {
+	case apiKey != "":
+		return "ApiKey " + apiKey
+	case user != "":
+		return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+	}
+	return ""
 }
 
 func (c *client) close() { c.http.CloseIdleConnections() }
@@ -123,8 +128,18 @@ func (c *client) ask(ctx context.Context, n *node, method, path, media string, b
 	if len(body) > 0 {
 		req.Header.Set("Content-Type", media)
 	}
-	if c.auth != "" {
-		req.Header.Set("Authorization", c.auth)
+	auth := c.auth
+	if method == http.MethodPut || media == ndjsonMedia { // an index is made, or documents are written
+		auth = c.loadAuth
+	}
+	if auth != "" {
+		req.Header.Set("Authorization", auth)
+	}
+	if c.trace != nil {
+		if parent := c.trace(ctx); parent != "" {
+			req.Header.Set("Traceparent", parent)
+			req.Header.Set("X-Opaque-Id", parent) // in the slow logs and lists of tasks of all servers
+		}
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -164,6 +179,20 @@ var statusCodes = map[int]atlas.Code{
 	http.StatusGatewayTimeout:        atlas.CodeTimeout,
 }
 
+// kindCodes says what some errors mean under whatever status a version gives them.
+var kindCodes = map[string]atlas.Code{
+	"search_timeout_exception":                 atlas.CodeTimeout, // 504, or 429 in later versions
+	"task_cancelled_exception":                 atlas.CodeTimeout,
+	"too_many_buckets_exception":               atlas.CodeTooLarge, // 503, or 400
+	"circuit_breaking_exception":               atlas.CodeOverloaded,
+	"rejected_execution_exception":             atlas.CodeOverloaded,
+	"es_rejected_execution_exception":          atlas.CodeOverloaded,
+	"cluster_block_exception":                  atlas.CodeSourceUnavailable, // 403 or 429: a full disk
+	"no_shard_available_action_exception":      atlas.CodeSourceUnavailable,
+	"master_not_discovered_exception":          atlas.CodeSourceUnavailable,
+	"cluster_manager_not_discovered_exception": atlas.CodeSourceUnavailable,
+}
+
 // failure returns the answer's failure, or nil for status 2xx. Its text is for operators only.
 func (a answer) failure() error {
 	if a.status/100 == 2 {
@@ -173,37 +202,48 @@ func (a answer) failure() error {
 	if !ok {
 		code = atlas.CodeSourceError
 	}
-	kind, reason := a.reason()
-	e := atlas.Errorf(code, fmt.Errorf("status %d: %s: %s", a.status, kind, reason), "")
+	kind, root, reason := a.reason()
+	for _, k := range []string{root, kind} {
+		if c, ok := kindCodes[k]; ok {
+			code = c
+			break
+		}
+	}
+	e := atlas.Errorf(code, fmt.Errorf("status %d: %s: %s", a.status, cmp.Or(root, kind), reason), "")
 	if s, err := strconv.Atoi(a.header.Get("Retry-After")); err == nil && s > 0 && s <= 3600 {
 		e.RetryAfter = time.Duration(s) * time.Second
 	}
 	return e
 }
 
-// reason returns the type and the text of the server's error, as far as it has the usual form.
-func (a answer) reason() (kind, text string) {
+// reason returns the type of the server's error, that of its first cause, and its text, as far as
+// it has the usual form.
+func (a answer) reason() (kind, root, text string) {
 	var body struct {
 		Error json.RawMessage `json:"error"`
 	}
-	var e struct {
+	type fault struct {
 		Type   string `json:"type"`
 		Reason string `json:"reason"`
-		Root   []struct {
-			Type   string `json:"type"`
-			Reason string `json:"reason"`
-		} `json:"root_cause"`
+	}
+	var e struct {
+		fault
+		Root []fault `json:"root_cause"`
 	}
 	if json.Unmarshal(a.body, &body) != nil || json.Unmarshal(body.Error, &e) != nil {
-		return "unknown", strings.ToValidUTF8(string(a.body[:min(len(a.body), 200)]), "\ufffd")
+		return "unknown", "", strings.ToValidUTF8(string(a.body[:min(len(a.body), 200)]), "\ufffd")
 	}
-	if len(e.Root) > 0 && e.Root[0].Reason != e.Reason {
-		e.Reason += ": " + e.Root[0].Reason
+	text = e.Reason
+	if len(e.Root) > 0 {
+		root = e.Root[0].Type
+		if e.Root[0].Reason != text {
+			text += ": " + e.Root[0].Reason
+		}
 	}
-	if len(e.Reason) > 500 {
-		e.Reason = strings.ToValidUTF8(e.Reason[:500], "") + "…"
+	if len(text) > 500 {
+		text = strings.ToValidUTF8(text[:500], "") + "…"
 	}
-	return e.Type, e.Reason
+	return e.Type, root, text
 }
 
 // absent reports whether the server says that there is no such index.
@@ -211,6 +251,6 @@ func (a answer) absent() bool {
 	if a.status != http.StatusNotFound {
 		return false
 	}
-	kind, _ := a.reason()
+	kind, _, _ := a.reason()
 	return kind == "index_not_found_exception"
 }

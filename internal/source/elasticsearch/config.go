@@ -18,7 +18,7 @@
 // size of what is shared; where that matters, tenants have indexes of their own.
 //
 // The driver needs an API key or role with monitor on the cluster, and read, view_index_metadata on
-// its indexes (<index>.* with isolation by index); for loading also write, create_index and
+// its indexes (<index>.* with isolation by index); the one for loading also write, create_index and
 // maintenance. Nothing wider than its own indexes should be given, and the cluster should not make
 // indexes by itself (action.auto_create_index).
 package elasticsearch
@@ -27,19 +27,16 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
-	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/source"
 )
 
@@ -58,18 +55,20 @@ type Config struct {
 	Isolation        string            `yaml:"isolation"`         // index (default) or filter
 	RouteByTenant    bool              `yaml:"route_by_tenant"`   // isolation filter: keep each tenant on one shard, and ask only that one
 	SharedStatistics bool              `yaml:"shared_statistics"` // isolation filter: accept that scores depend on other tenants' documents
-	Create           bool              `yaml:"create"`            // isolation filter: make the index at the start if it is missing
 	Shards           int               `yaml:"shards"`            // of an index that the driver makes; 0 means 1
 	Attributes       map[string]string `yaml:"attributes"`        // attributes that query bodies may compare, sort and count, by name: keyword, long, double, date or boolean
 
-	APIKey    string `yaml:"api_key"` // as the server gave it out, base64
-	Username  string `yaml:"username"`
-	Password  string `yaml:"password"`
-	Bearer    string `yaml:"bearer"`
-	PlainHTTP bool   `yaml:"plain_http"` // send credentials without TLS to more than loopback
-	CAFile    string `yaml:"ca_file"`    // PEM; the only authorities trusted; default: the system's
-	CertFile  string `yaml:"cert_file"`  // PEM, with key_file: the client's certificate
-	KeyFile   string `yaml:"key_file"`
+	APIKey       string `yaml:"api_key"` // as the server gave it out, base64
+	Username     string `yaml:"username"`
+	Password     string `yaml:"password"`
+	Bearer       string `yaml:"bearer"`
+	LoadAPIKey   string `yaml:"load_api_key"` // for loading and migrating, never while serving; default: the credentials above
+	LoadUsername string `yaml:"load_username"`
+	LoadPassword string `yaml:"load_password"`
+	AllowHTTP    bool   `yaml:"allow_http"` // credentials may go over plain HTTP to other hosts than this one
+	CAFile       string `yaml:"ca_file"`    // PEM; the only authorities trusted; default: the system's
+	CertFile     string `yaml:"cert_file"`  // PEM, with key_file: the client's certificate
+	KeyFile      string `yaml:"key_file"`
 
 	TitleWeight      float64       `yaml:"title_weight"`       // how much more a word in the title counts; 0 means 4
 	MaxSize          int           `yaml:"max_size"`           // most hits of one search; 0 means 100
@@ -110,18 +109,10 @@ func (c *Config) Validate() error {
 	}
 	check((c.URL == "") != (len(c.URLs) == 0), "url: give url or urls, and not both")
 	check(len(c.URLs) <= 32, "urls: at most 32 nodes")
-	secret := c.APIKey != "" || c.Password != "" || c.Bearer != ""
-	for _, raw := range c.withDefaults().URLs {
-		u, err := url.Parse(raw)
-		switch {
-		case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "":
-			check(false, "url: must be https://host:port or http://host:port") // may hold a password: not shown
-		case u.User != nil:
-			check(false, "url: must hold no user name and no password; use username and password")
-		case u.RawQuery != "" || u.Fragment != "":
-			check(false, "url: must hold no query and no fragment")
-		case u.Scheme == "http" && secret && !c.PlainHTTP && !loopback(u.Hostname()):
-			check(false, "url: credentials would go over plain HTTP; use https, or plain_http: true if the network is trusted")
+	secret := c.APIKey + c.Password + c.Bearer + c.LoadAPIKey + c.LoadPassword
+	for _, address := range c.withDefaults().URLs {
+		if err := source.CheckURL(address, secret != "", c.AllowHTTP); err != nil {
+			errs = append(errs, fmt.Errorf("url: %w", err))
 		}
 	}
 	if err := checkIndex(c.Index); err != nil {
@@ -131,7 +122,6 @@ func (c *Config) Validate() error {
 	shared := c.Isolation == IsolationFilter
 	check(shared || !c.RouteByTenant, "route_by_tenant: is for isolation: filter")
 	check(shared || !c.SharedStatistics, "shared_statistics: is for isolation: filter")
-	check(shared || !c.Create, "create: is for isolation: filter; tenants' own indexes are made when they are loaded")
 	check(c.Shards >= 0 && c.Shards <= 64, "shards must be between 1 and 64, is %d", c.Shards)
 	check(len(c.Attributes) <= 64, "attributes: at most 64")
 	for _, name := range slices.Sorted(maps.Keys(c.Attributes)) {
@@ -139,15 +129,20 @@ func (c *Config) Validate() error {
 		check(attributeName(name) && !taken && name != "score" && name != "snippet", "attributes: %q cannot be the name of one; use a-z, 0-9 and _, and none of a hit's own fields", name)
 		check(slices.Contains(attributeTypes, fieldType(c.Attributes[name])), "attributes.%s: must be keyword, long, double, date or boolean, is %q", name, c.Attributes[name])
 	}
-	ways := 0
-	for _, given := range []bool{c.APIKey != "", c.Username != "" || c.Password != "", c.Bearer != ""} {
-		if given {
-			ways++
+	one := func(names string, given ...bool) {
+		ways := 0
+		for _, g := range given {
+			if g {
+				ways++
+			}
 		}
+		check(ways <= 1, "%s: give one of them", names)
 	}
-	check(ways <= 1, "api_key, username with password, bearer: give one of them")
+	one("api_key, username with password, bearer", c.APIKey != "", c.Username+c.Password != "", c.Bearer != "")
+	one("load_api_key, load_username with load_password", c.LoadAPIKey != "", c.LoadUsername+c.LoadPassword != "")
 	check((c.Username == "") == (c.Password == ""), "username and password: give both")
-	check(!strings.ContainsFunc(c.APIKey+c.Bearer+c.Username+c.Password, func(r rune) bool { return r < ' ' || r == 0x7f }), "credentials hold a control character: look for a line break at the end")
+	check((c.LoadUsername == "") == (c.LoadPassword == ""), "load_username and load_password: give both")
+	check(!strings.ContainsFunc(secret+c.Username+c.LoadUsername, func(r rune) bool { return r < ' ' || r == 0x7f }), "credentials hold a control character: look for a line break at the end")
 	check((c.CertFile == "") == (c.KeyFile == ""), "cert_file and key_file: give both")
 	check(c.TitleWeight >= 0 && c.TitleWeight <= 100, "title_weight must be between 0 and 100, is %v", c.TitleWeight)
 	check(c.MaxSize >= 0 && c.MaxSize <= 1000, "max_size must be between 1 and 1000, is %d", c.MaxSize)
@@ -181,55 +176,50 @@ func attributeName(s string) bool {
 		!strings.ContainsFunc(s, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' })
 }
 
-func loopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
-}
-
 // Open opens the index. What does not fit is refused with what mends it. A cluster that cannot be
 // reached now is no mistake of the configuration: the checks are then made before the first call.
 func (c *Config) Open(ctx context.Context, deps source.Deps) (source.Source, error) {
-	if err := errors.Join(c.Validate(), ctx.Err()); err != nil {
-		return nil, err
-	}
-	cfg := c.withDefaults()
-	trust, err := cfg.tls()
+	x, err := c.open(ctx, deps)
 	if err != nil {
 		return nil, err
 	}
-	log := deps.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	x := newIndex(cfg, newClient(cfg, trust), log.With("source", deps.Name))
 	if err := x.start(ctx); err != nil {
 		return nil, errors.Join(err, x.Close())
 	}
 	return x, nil
 }
 
-func (c Config) tls() (*tls.Config, error) {
-	out := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		out.RootCAs = x509.NewCertPool()
-		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("ca_file: holds no PEM certificate")
-		}
+// Migrate implements source.Migrator: with isolation by filter it makes the index, if there is none.
+// Tenants' own indexes are made when they are loaded.
+func (c *Config) Migrate(ctx context.Context, deps source.Deps) error {
+	x, err := c.open(ctx, deps)
+	if err != nil {
+		return err
 	}
-	if c.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("cert_file, key_file: %w", err)
-		}
-		out.Certificates = []tls.Certificate{cert}
-	}
-	return out, nil
+	return errors.Join(x.migrate(ctx), x.Close())
 }
 
-func (c Config) dialer() *net.Dialer {
-	return &net.Dialer{Timeout: c.ConnectTimeout, KeepAlive: 30 * time.Second}
+func (c *Config) open(ctx context.Context, deps source.Deps) (*Index, error) {
+	if err := errors.Join(c.Validate(), ctx.Err()); err != nil {
+		return nil, err
+	}
+	cfg := c.withDefaults()
+	transport, err := source.Transport(cfg.CAFile, cfg.MaxConns)
+	if err != nil {
+		return nil, err
+	}
+	transport.DialContext = (&net.Dialer{Timeout: cfg.ConnectTimeout, KeepAlive: 30 * time.Second}).DialContext
+	transport.TLSHandshakeTimeout = cfg.ConnectTimeout
+	if cfg.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+		if err != nil {
+			return nil, atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("cert_file, key_file: %w", err), "")
+		}
+		transport.TLSClientConfig.Certificates = []tls.Certificate{cert}
+	}
+	log := deps.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return newIndex(cfg, newClient(cfg, transport, deps.TraceParent), log.With("source", deps.Name)), nil
 }

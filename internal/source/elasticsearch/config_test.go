@@ -1,6 +1,7 @@
 package elasticsearch_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -37,12 +39,12 @@ func TestValidate(t *testing.T) {
 	}{
 		{elasticsearch.Config{Index: "a"}, "give url or urls"},
 		{elasticsearch.Config{URL: u, URLs: []string{u}, Index: "a"}, "not both"},
-		{elasticsearch.Config{URL: "ftp://x", Index: "a"}, "must be https"},
-		{elasticsearch.Config{URL: "https://u:secretword@x", Index: "a"}, "use username and password"},
-		{elasticsearch.Config{URL: "https://x?a=b", Index: "a"}, "no query"},
+		{elasticsearch.Config{URL: "ftp://x", Index: "a"}, "must be a URL"},
+		{elasticsearch.Config{URL: "https://u:secretword@x", Index: "a"}, "without user"},
+		{elasticsearch.Config{URL: "https://x?a=b", Index: "a"}, "without user, query"},
 		{elasticsearch.Config{URL: "http://search:9200", Index: "a", APIKey: "k"}, "plain HTTP"},
 		{elasticsearch.Config{URL: "http://127.0.0.2:9200", Index: "a", APIKey: "k"}, ""},
-		{elasticsearch.Config{URL: "http://search:9200", Index: "a", APIKey: "k", PlainHTTP: true}, ""},
+		{elasticsearch.Config{URL: "http://search:9200", Index: "a", APIKey: "k", AllowHTTP: true}, ""},
 		{elasticsearch.Config{URL: u}, "index: must have"},
 		{elasticsearch.Config{URL: u, Index: "a*"}, "index: has '*'"},
 		{elasticsearch.Config{URL: u, Index: "a,b"}, "index: has ','"},
@@ -58,7 +60,9 @@ func TestValidate(t *testing.T) {
 		{elasticsearch.Config{URL: u, Index: "a", Isolation: "none"}, "isolation"},
 		{elasticsearch.Config{URL: u, Index: "a", RouteByTenant: true}, "route_by_tenant"},
 		{elasticsearch.Config{URL: u, Index: "a", SharedStatistics: true}, "shared_statistics"},
-		{elasticsearch.Config{URL: u, Index: "a", Create: true}, "create"},
+		{elasticsearch.Config{URL: u, Index: "a", LoadAPIKey: "k", LoadUsername: "u", LoadPassword: "p"}, "load_api_key, load_username"},
+		{elasticsearch.Config{URL: u, Index: "a", LoadUsername: "u"}, "load_username and load_password: give both"},
+		{elasticsearch.Config{URL: "http://search:9200", Index: "a", LoadAPIKey: "k"}, "plain HTTP"},
 		{elasticsearch.Config{URL: u, Index: "a", Shards: -1}, "shards"},
 		{elasticsearch.Config{URL: u, Index: "a", Attributes: map[string]string{"title": "keyword"}}, `"title"`},
 		{elasticsearch.Config{URL: u, Index: "a", Attributes: map[string]string{"a.b": "keyword"}}, `"a.b"`},
@@ -101,8 +105,11 @@ func TestMisfits(t *testing.T) {
 		return err
 	}
 	// The mapping that fits, to be spoilt.
-	shared.Index, shared.Create = s.name(t), true
-	if err := open(shared); err != nil {
+	shared.Index = s.name(t)
+	if err := open(shared); atlas.CodeOf(err) != atlas.CodeSourceMisused || !strings.Contains(err.Error(), "atlas migrate") {
+		t.Errorf("a missing index: %v", err)
+	}
+	if err := shared.Migrate(t.Context(), source.Deps{}); err != nil {
 		t.Fatal(err)
 	}
 	var got map[string]json.RawMessage
@@ -118,7 +125,6 @@ func TestMisfits(t *testing.T) {
 	if err := json.Unmarshal(got[shared.Index], &made); err != nil {
 		t.Fatal(err)
 	}
-	shared.Create = false
 	for name, tc := range map[string]struct{ old, now, want string }{
 		"fits":                {`"strict"`, `"false"`, ""},
 		"tenant is a text":    {`"tenant_id":{"type":"keyword"}`, `"tenant_id":{"type":"text"}`, "tenant_id is text, must be keyword"},
@@ -161,11 +167,6 @@ func TestMisfits(t *testing.T) {
 		if err := open(cfg); err != nil {
 			t.Errorf("%s: the remedy does not mend it: %v", name, err)
 		}
-	}
-	missing := shared
-	missing.Index = s.name(t)
-	if err := open(missing); atlas.CodeOf(err) != atlas.CodeSourceMisused || !strings.Contains(err.Error(), "create: true") {
-		t.Errorf("a missing index: %v", err)
 	}
 	routed := shared
 	routed.RouteByTenant = true
@@ -290,8 +291,29 @@ func TestAwayAtTheStart(t *testing.T) {
 	s.must(t, "DELETE", "/"+ready.Name(sourcetest.A), "")
 	s.must(t, "PUT", "/"+ready.Name(sourcetest.A), `{"mappings":{"properties":{"tenant_id":{"type":"text"}}}}`)
 	away.Store(false)
+	if err := x.Ping(t.Context()); atlas.CodeOf(err) != atlas.CodeSourceMisused || !strings.Contains(err.Error(), "tenant_id is text") {
+		t.Errorf("back, and misfit: %v", err)
+	}
 	if _, err := x.Search(t.Context(), sourcetest.A, source.Search{}); atlas.CodeOf(err) != atlas.CodeSourceMisused {
 		t.Errorf("back, and misfit: %v", err)
+	}
+	// Once it is mended, calls go through: no restart is needed.
+	s.must(t, "DELETE", "/"+ready.Name(sourcetest.A), "")
+	if err := cfg.Migrate(t.Context(), source.Deps{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Ping(t.Context()); err != nil {
+		t.Errorf("mended: %v", err)
+	}
+	if hits, err := x.Search(t.Context(), sourcetest.A, source.Search{}); err != nil || len(hits.Hits) != 0 {
+		t.Errorf("mended: %v, %v", hits, err)
+	}
+	// And the other way round.
+	s.must(t, "DELETE", "/"+ready.Name(sourcetest.A), "")
+	for range 2 {
+		if hits, err := x.Search(t.Context(), sourcetest.A, source.Search{}); atlas.CodeOf(err) != atlas.CodeSourceMisused {
+			t.Errorf("removed: %v, %v", hits, err)
+		}
 	}
 }
 
@@ -356,6 +378,52 @@ func TestCredentials(t *testing.T) {
 		if got := <-seen; got != tc.want || len(seen) > 0 {
 			t.Errorf("%s: got %q, want %q; %d more requests", name, got, tc.want, len(seen))
 		}
+	}
+}
+
+// Who may only read serves, who may write loads; and the server's logs can name the call.
+func TestLoadCredentials(t *testing.T) {
+	type seen struct{ method, auth, trace string }
+	var requests []seen
+	cfg := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		requests = append(requests, seen{r.Method + " " + r.URL.Path, r.Header.Get("Authorization"), r.Header.Get("Traceparent")})
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/_mapping") && len(requests) < 3:
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = w.Write([]byte(`{"error":{"type":"index_not_found_exception"}}`))
+		case strings.HasSuffix(r.URL.Path, "/_search"):
+			_, _ = w.Write([]byte(`{"hits":{"hits":[]},"aggregations":{"_whose":{"sum_other_doc_count":0,"buckets":[]}}}`))
+		case !fits(w, r):
+			_, _ = w.Write([]byte(`{"errors":false}`))
+		}
+	})
+	cfg.APIKey, cfg.LoadUsername, cfg.LoadPassword = "read", "u", "p:q"
+	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	src, err := cfg.Open(t.Context(), source.Deps{TraceParent: func(context.Context) string { return trace }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := src.(source.Loader).Load(t.Context(), "acme", source.Data{Documents: []source.Document{{ID: "x"}}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := src.(source.Searcher).Search(t.Context(), "acme", source.Search{}); err != nil {
+		t.Error(err)
+	}
+	if err := src.Close(); err != nil {
+		t.Error(err)
+	}
+	const read, write = "ApiKey read", "Basic dTpwOnE="
+	index := "/" + cfg.Index + ".acme"
+	want := []seen{
+		{"GET /", read, trace},
+		{"GET " + index + "/_mapping", read, trace},
+		{"PUT " + index, write, trace},
+		{"GET " + index + "/_mapping", read, trace},
+		{"POST " + index + "/_bulk", write, trace},
+		{"POST " + index + "/_search", read, trace},
+	}
+	if !slices.Equal(requests, want) {
+		t.Errorf("got %v, want %v", requests, want)
 	}
 }
 

@@ -29,7 +29,7 @@ const (
 // size, from, sort and aggs. aggregations is what its aggregations say, or nil.
 //
 // A body is never passed on. It is read, and a new one is written from what was understood; what is
-// not in [Clauses] is refused, and so a clause that a later server learns is, too. Fields have the
+// not in [Index.Clauses] is refused, and so a clause that a later server learns is, too. Fields have the
 // names that hits show: title, body, url, id, created_at and the configured attributes. The fields
 // that the driver keeps for itself have no name here. Nothing of what remains depends on other
 // tenants' documents: no scripts and runtime fields, no global aggregations and suggesters, no
@@ -110,9 +110,9 @@ func newNames(cfg Config) *names {
 }
 
 // Clauses are the queries that [Index.SearchDSL] takes, each with what may stand in it.
-func Clauses() map[string]string {
+func (x *Index) Clauses() map[string]string {
 	out := map[string]string{}
-	for name, c := range clauseTable() {
+	for name, c := range x.names.clauses {
 		out[name] = c.doc
 	}
 	return out

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/source"
 )
 
 // An Index searches documents. It implements source.Searcher and source.Loader, and takes query
@@ -31,17 +32,22 @@ type Index struct {
 	closed  bool
 	running sync.WaitGroup
 
+	gate     *source.Gate // open once the server was seen to be what it should
 	checking sync.Mutex
-	checked  map[string]bool // indexes whose mapping fits; under checking
-	server   Server          // what answered first; under checking
+	checked  map[string]time.Time // until when an index is known to fit; under checking
+	server   Server               // what answered last; under checking
 }
 
-// maxChecked bounds Index.checked. Beyond it some indexes are looked at again.
-const maxChecked = 10_000
+// An index that fits is looked at again after a minute: another may have taken its name.
+const (
+	fitsFor    = time.Minute
+	maxChecked = 10_000 // bounds Index.checked; beyond it indexes are looked at earlier
+)
 
 func newIndex(cfg Config, c *client, log *slog.Logger) *Index {
-	x := &Index{cfg: cfg, client: c, log: log, names: newNames(cfg), checked: map[string]bool{}}
+	x := &Index{cfg: cfg, client: c, log: log, names: newNames(cfg), checked: map[string]time.Time{}}
 	x.life, x.stop = context.WithCancel(context.Background())
+	x.gate = source.NewGate(cfg.Timeout, x.check)
 	return x
 }
 
@@ -99,6 +105,7 @@ func (x *Index) Close() error {
 	x.closed = true
 	x.mu.Unlock()
 	x.stop()
+	x.gate.Close()
 	x.running.Wait()
 	x.client.close()
 	return nil
@@ -112,12 +119,11 @@ func (x *Index) Ping(ctx context.Context) error {
 		return err
 	}
 	defer end()
-	call, cancel := context.WithTimeout(call, x.cfg.Timeout)
-	defer cancel()
-	return x.outcome(ctx, x.ping(call))
+	return x.outcome(ctx, x.gate.Check(call))
 }
 
-func (x *Index) ping(ctx context.Context) error {
+// check is what must hold before calls are let through.
+func (x *Index) check(ctx context.Context) error {
 	if err := x.hello(ctx); err != nil {
 		return err
 	}
@@ -142,36 +148,35 @@ func (x *Index) Server(ctx context.Context) (Server, error) {
 	return x.server, nil
 }
 
+// away are the codes of a server that cannot be asked now.
+var away = []atlas.Code{atlas.CodeSourceUnavailable, atlas.CodeTimeout, atlas.CodeOverloaded}
+
 // start checks what can be checked before the first call.
 func (x *Index) start(ctx context.Context) error {
-	ctx, end, err := x.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer end()
-	limited, cancel := context.WithTimeout(ctx, x.cfg.Timeout)
-	defer cancel()
-	if err = x.hello(limited); err == nil && x.cfg.Isolation == IsolationFilter {
-		var there bool
-		there, err = x.ready(limited, x.cfg.Index)
-		if err == nil && !there && x.cfg.Create {
-			err = x.create(limited, x.cfg.Index)
-		} else if err == nil && !there {
-			err = missing(x.cfg.Index)
-		}
-	}
-	if ctx.Err() != nil {
-		return atlas.ErrorOf(ctx.Err())
-	}
-	if slices.Contains([]atlas.Code{atlas.CodeSourceUnavailable, atlas.CodeTimeout, atlas.CodeOverloaded}, atlas.CodeOf(err)) {
+	err := x.gate.Check(ctx)
+	if ctx.Err() == nil && slices.Contains(away, atlas.CodeOf(err)) {
 		x.log.Warn("search server does not answer; it is checked before the first call", "error", err)
 		return nil
 	}
 	return err
 }
 
+func (x *Index) migrate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	err := x.hello(ctx)
+	if err != nil || x.cfg.Isolation == IsolationIndex {
+		return err
+	}
+	there, err := x.ready(ctx, x.cfg.Index)
+	if err == nil && !there {
+		err = x.create(ctx, x.cfg.Index)
+	}
+	return err
+}
+
 func missing(index string) error {
-	return atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("the index %s does not exist: load it, or set create: true", index), "")
+	return atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("the index %s does not exist: make it with atlas migrate", index), "")
 }
 
 // hello asks for product and version, and warns of ones that the driver was not made for.
@@ -229,14 +234,12 @@ func (x *Index) index(tenant atlas.TenantID) (string, error) {
 	return x.cfg.Index + "." + string(tenant), nil
 }
 
-// ready reports whether the index is there; an index that does not fit is an error. Indexes that
-// fit are remembered: the type of a field cannot change, and should another index take the name,
-// its answers are still looked at one by one.
+// ready reports whether the index is there; an index that does not fit is an error.
 func (x *Index) ready(ctx context.Context, index string) (bool, error) {
 	x.checking.Lock()
-	known := x.checked[index]
+	until := x.checked[index]
 	x.checking.Unlock()
-	if known {
+	if time.Now().Before(until) {
 		return true, nil
 	}
 	a, err := x.client.do(ctx, http.MethodGet, "/"+index+"/_mapping", "", nil)
@@ -262,7 +265,7 @@ func (x *Index) remember(index string) {
 	if len(x.checked) >= maxChecked {
 		clear(x.checked)
 	}
-	x.checked[index] = true
+	x.checked[index] = time.Now().Add(fitsFor)
 }
 
 func (x *Index) forget(index string) {
@@ -282,7 +285,7 @@ func (x *Index) create(ctx context.Context, index string) error {
 		return err
 	}
 	if err := a.failure(); err != nil {
-		if kind, _ := a.reason(); kind != "resource_already_exists_exception" {
+		if kind, _, _ := a.reason(); kind != "resource_already_exists_exception" {
 			return err
 		}
 	}

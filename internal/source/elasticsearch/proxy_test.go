@@ -291,7 +291,7 @@ func TestElasticsearch(t *testing.T) {
 			}
 			for name, mode := range modes {
 				mode.URL, mode.Index = m.URL, s.name(t)
-				x := open(t, mode)
+				x := migrated(t, mode)
 				got, err := x.Server(t.Context())
 				if want := (elasticsearch.Server{Product: "elasticsearch", Version: version}); err != nil || got != want || got.Supported() != supported {
 					t.Errorf("%s: got %v, supported %v, %v", name, got, got.Supported(), err)
@@ -414,6 +414,9 @@ func TestStatuses(t *testing.T) {
 		{404, `{"error":"alias [x] missing","status":404}`, atlas.CodeSourceMisused, ""},
 		{408, usual, atlas.CodeTimeout, ""},
 		{413, "too large", atlas.CodeTooLarge, ""},
+		{429, strings.Replace(usual, `"type":"t"`, `"type":"search_timeout_exception"`, 1), atlas.CodeTimeout, atlas.CodeTimeout},
+		{403, strings.Replace(usual, "some_exception", "cluster_block_exception", 1), atlas.CodeSourceUnavailable, ""},
+		{400, strings.Replace(usual, `"type":"t"`, `"type":"too_many_buckets_exception"`, 1), atlas.CodeTooLarge, atlas.CodeTooLarge},
 		{429, usual, atlas.CodeOverloaded, ""},
 		{500, usual, atlas.CodeSourceError, ""},
 		{502, "<html>", atlas.CodeSourceUnavailable, ""},

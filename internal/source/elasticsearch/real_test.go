@@ -26,6 +26,7 @@ var (
 	_ source.Config   = (*elasticsearch.Config)(nil)
 	_ source.Searcher = (*elasticsearch.Index)(nil)
 	_ source.Loader   = (*elasticsearch.Index)(nil)
+	_ source.Migrator = (*elasticsearch.Config)(nil)
 )
 
 // server is the real one.
@@ -89,6 +90,17 @@ func (s *server) name(tb testing.TB) string {
 	return name
 }
 
+// migrated prepares what the source needs, and opens it.
+func migrated(tb testing.TB, cfg elasticsearch.Config) *elasticsearch.Index {
+	tb.Helper()
+	for range 2 { // twice is fine
+		if err := cfg.Migrate(tb.Context(), source.Deps{Name: "tickets"}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return open(tb, cfg)
+}
+
 // open opens a source that is closed at the end.
 func open(tb testing.TB, cfg elasticsearch.Config) *elasticsearch.Index {
 	tb.Helper()
@@ -107,8 +119,8 @@ func open(tb testing.TB, cfg elasticsearch.Config) *elasticsearch.Index {
 // modes are the ways to keep tenants apart, each of which holds the whole contract.
 var modes = map[string]elasticsearch.Config{
 	"index":  {Isolation: elasticsearch.IsolationIndex},
-	"filter": {Isolation: elasticsearch.IsolationFilter, Create: true},
-	"routed": {Isolation: elasticsearch.IsolationFilter, Create: true, RouteByTenant: true, Shards: 3},
+	"filter": {Isolation: elasticsearch.IsolationFilter},
+	"routed": {Isolation: elasticsearch.IsolationFilter, RouteByTenant: true, Shards: 3},
 }
 
 func TestContract(t *testing.T) {
@@ -119,7 +131,7 @@ func TestContract(t *testing.T) {
 			sourcetest.Run(t, sourcetest.Harness{Open: func(t *testing.T, data map[atlas.TenantID]source.Data) source.Source {
 				cfg := mode
 				cfg.URL, cfg.Index = s.url, s.name(t)
-				return sourcetest.Load(t, open(t, cfg), data)
+				return sourcetest.Load(t, migrated(t, cfg), data)
 			}}, sourcetest.Searcher)
 		})
 	}
@@ -132,7 +144,7 @@ func company(tb testing.TB, s *server, mode elasticsearch.Config) (*elasticsearc
 	mode.Attributes = map[string]string{"kind": "keyword", "year": "double", "public": "boolean"}
 	loading := mode
 	loading.URL = s.url
-	src := open(tb, loading)
+	src := migrated(tb, loading)
 	for tenant, d := range sourcetest.Company() {
 		if err := src.Load(tb.Context(), tenant, d); err != nil {
 			tb.Fatalf("load %s: %v", tenant, err)
@@ -156,7 +168,7 @@ func TestIDs(t *testing.T) {
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			mode.URL, mode.Index = s.url, s.name(t)
-			src := open(t, mode)
+			src := migrated(t, mode)
 			long := strings.Repeat("x", 9000) // more than an id and more than a term may have
 			for _, id := range []string{"same", "a:b", "a b/ü?", long, long + "y"} {
 				for _, tenant := range []atlas.TenantID{"t", "t-a", "t_a"} {
@@ -187,7 +199,7 @@ func TestScoresTellNothing(t *testing.T) {
 func scoresTellNothing(t *testing.T, s *server, mode elasticsearch.Config) {
 	t.Helper()
 	mode.URL, mode.Index, mode.Attributes = s.url, s.name(t), map[string]string{"kind": "keyword"}
-	src := open(t, mode)
+	src := migrated(t, mode)
 	doc := func(id, word string) source.Document {
 		return source.Document{ID: id, Body: word + " and a word", Attrs: map[string]any{"topic": word, "kind": word}}
 	}

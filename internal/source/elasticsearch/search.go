@@ -84,7 +84,13 @@ func (x *Index) call(ctx context.Context, tenant atlas.TenantID, fn func(ctx con
 	}
 	call, cancel := context.WithTimeout(call, x.cfg.Timeout)
 	defer cancel()
-	return x.outcome(ctx, fn(call, index))
+	if err = x.gate.Pass(call); err == nil {
+		err = fn(call, index)
+	}
+	if errors.Is(err, ErrForeign) {
+		x.forget(index)
+	}
+	return x.outcome(ctx, err)
 }
 
 // words are the clauses for a text: one for each word, of which any may hold. Each word holds
@@ -182,10 +188,10 @@ func (x *Index) ask(ctx context.Context, tenant atlas.TenantID, index string, qu
 		x.forget(index)
 		return x.absent(index)
 	}
-	if a.status == http.StatusBadRequest {
-		return nil, atlas.Errorf(atlas.CodeSourceError, errRefused{errors.Unwrap(a.failure())}, "")
-	}
 	if err := a.failure(); err != nil {
+		if a.status == http.StatusBadRequest && atlas.CodeOf(err) == atlas.CodeSourceError {
+			err = atlas.Errorf(atlas.CodeSourceError, errRefused{errors.Unwrap(err)}, "")
+		}
 		return nil, err
 	}
 	return readResult(a.body, tenant, x.only(index))
