@@ -45,6 +45,8 @@ type Place struct {
 
 	// Run runs a program to its end, as the user that the server will run as.
 	Run func(context.Context, Command) error
+	// Write writes a file of the folder, which that user may read and write.
+	Write func(name, text string) error
 }
 
 // A Command is a program with its arguments. Env is laid over a small environment: PATH, HOME, TMPDIR

@@ -68,7 +68,7 @@ func Start(ctx context.Context, cache *Cache, kind Kind, opts Options) (_ *Serve
 		return nil, fmt.Errorf("%s: it needs to be told of the %q that it stands before, and nothing else", kind.Name, kind.Before)
 	}
 	s := &Server{kind: kind, opts: opts}
-	s.place = Place{Behind: opts.Behind, Args: opts.Args, Run: s.run}
+	s.place = Place{Behind: opts.Behind, Args: opts.Args, Run: s.run, Write: s.write}
 	if s.place.Files, err = cache.Find(kind); err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func Adopt(kind Kind, r Record) (*Server, error) {
 		return nil, fmt.Errorf("%q is not the folder of a server that was started here", r.Dir) // Close removes it
 	}
 	s := &Server{kind: kind, opts: Options{Behind: r.Behind, Args: r.Args, Log: r.Log, Stay: true}}
-	s.place = Place{Dir: r.Dir, Files: r.Files, Port: r.Port, Behind: r.Behind, Args: r.Args, Run: s.run}
+	s.place = Place{Dir: r.Dir, Files: r.Files, Port: r.Port, Behind: r.Behind, Args: r.Args, Run: s.run, Write: s.write}
 	s.proc = &process{pid: r.PID, id: r.ID, end: s.end(), grace: grace}
 	return s, nil
 }
@@ -330,6 +330,15 @@ func (s *Server) run(ctx context.Context, c Command) error {
 		return fmt.Errorf("%s: %w\n%s", filepath.Base(c.Path), cmp.Or(context.Cause(ctx), err), bytes.TrimSpace(out))
 	}
 	return nil
+}
+
+// write writes a file for the server's user; see [Place.Write].
+func (s *Server) write(name, text string) error {
+	file := filepath.Join(s.place.Dir, name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil || s.user == nil {
+		return err
+	}
+	return os.Chown(file, int(s.user.Uid), int(s.user.Gid))
 }
 
 // environment returns the server's environment; see [Command].

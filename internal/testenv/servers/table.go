@@ -120,10 +120,7 @@ func PgBouncer() Kind {
 			config := fmt.Sprintf("[databases]\n* = host=%s port=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\n"+
 				"auth_type = trust\nauth_user = postgres\nauth_file = %s\npool_mode = transaction\ndefault_pool_size = 4\nmax_client_conn = 300\n"+
 				"ignore_startup_parameters = extra_float_digits\nserver_login_retry = 1\n", host, port, p.Port, filepath.Join(p.Dir, "users.txt"))
-			return errors.Join(
-				os.WriteFile(filepath.Join(p.Dir, "pgbouncer.ini"), []byte(config), 0o644),            //nolint:gosec // read by another user
-				os.WriteFile(filepath.Join(p.Dir, "users.txt"), []byte("\"postgres\" \"\"\n"), 0o644), //nolint:gosec // as above
-			)
+			return errors.Join(p.Write("pgbouncer.ini", config), p.Write("users.txt", "\"postgres\" \"\"\n"))
 		},
 		Command: func(p Place) Command {
 			return unpacked(p, "pgbouncer", append([]string{filepath.Join(p.Dir, "pgbouncer.ini")}, p.Args...)...)
@@ -248,7 +245,7 @@ func ofSystem(program, formula string) Package {
 	debianName := program
 	remedy := "install it: apt-get install " + debianName + ", brew install " + formula
 	return Package{
-		name: program, version: "system", pins: release, size: "1 MB, with the libraries that are missing",
+		name: program, version: release(), pins: func() string { return "" }, size: "1 MB, with the libraries that are missing",
 		installed: system(program),
 		needs: []need{
 			{name: "apt-get", remedy: "so " + program + " cannot be unpacked from Debian's package; " + remedy},
