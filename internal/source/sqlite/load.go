@@ -82,7 +82,7 @@ func load(c *sqlitefile.Conn, t source.TableData) error {
 				args[i] = v
 				continue
 			}
-			s, ok := sqlitefile.Scalar(v)
+			s, ok := source.Scalar(v)
 			if !ok {
 				return atlas.Errorf(atlas.CodeInvalidArguments, nil, "a value must be a string, a number, a boolean or null").
 					With("table", t.Name).With("column", t.Columns[i].Name)

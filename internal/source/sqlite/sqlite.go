@@ -184,7 +184,7 @@ func (d *DB) prepare(q source.Query) (statement, []driver.NamedValue, error) {
 			continue
 		}
 		if v != nil {
-			if v, ok = sqlitefile.Scalar(v); !ok {
+			if v, ok = source.Scalar(v); !ok {
 				return fail(atlas.Errorf(atlas.CodeInvalidArguments, nil, "a parameter must be a string, a number, a boolean or null").With("parameter", name))
 			}
 		}

@@ -6,22 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/source"
-)
-
-// filterID is the name under which filters find a document by its id.
-const filterID = "id"
-
-// Bounds of a filter, so that no question makes a statement of any size.
-const (
-	maxFilters = 16
-	maxValues  = 128
 )
 
 const documentSchema = `
@@ -64,7 +54,7 @@ func PutDocument(c *Conn, d source.Document) (n int64, err error) {
 	}
 	var created any
 	if v, ok := attrs["created_at"]; ok {
-		created, _ = Scalar(v)
+		created, _ = source.Scalar(v)
 	}
 	_, err = c.Query(`INSERT INTO doc (id, title, body, url, attrs, created) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET title = excluded.title, body = excluded.body, url = excluded.url,
@@ -81,11 +71,11 @@ func PutDocument(c *Conn, d source.Document) (n int64, err error) {
 	if err := c.Exec(`DELETE FROM attr WHERE n = ?`, n); err != nil {
 		return 0, err
 	}
-	if _, taken := attrs[filterID]; taken {
+	if _, taken := attrs[source.FilterID]; taken {
 		return 0, atlas.Errorf(atlas.CodeInvalidArguments, nil, "a document's id is no attribute; leave it out").With("id", d.ID)
 	}
 	if id, ok := attrValue(d.ID); ok {
-		if err := c.Exec(`INSERT INTO attr (name, value, n) VALUES (?, ?, ?)`, filterID, id, n); err != nil {
+		if err := c.Exec(`INSERT INTO attr (name, value, n) VALUES (?, ?, ?)`, source.FilterID, id, n); err != nil {
 			return 0, err
 		}
 	}
@@ -113,7 +103,7 @@ func Fields(title, body, url, attrs driver.Value) (map[string]any, error) {
 	}
 	for name, v := range fields {
 		if num, ok := v.(json.Number); ok {
-			fields[name], _ = Scalar(num)
+			fields[name], _ = source.Scalar(num)
 		}
 	}
 	fields["title"], fields["body"] = title, body
@@ -127,60 +117,29 @@ func Fields(title, body, url, attrs driver.Value) (map[string]any, error) {
 // have all of the attributes, with its arguments. For no filter it returns "". The error has the
 // code invalid_arguments.
 func Filter(n string, filter map[string]any) (cond string, args []any, err error) {
-	if len(filter) > maxFilters {
-		return "", nil, atlas.Errorf(atlas.CodeInvalidArguments, nil, "too many filters").With("limit", maxFilters)
+	conditions, err := source.Conditions(filter)
+	if err != nil {
+		return "", nil, err
 	}
 	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(filter)) {
-		values, ok := anyOf(filter[name])
-		if !ok {
-			return "", nil, atlas.Errorf(atlas.CodeInvalidArguments, nil,
-				"a filter's value must be a string, a number, a boolean or a list of them").With("filter", name)
-		}
-		if len(values) > maxValues {
-			return "", nil, atlas.Errorf(atlas.CodeInvalidArguments, nil, "a filter has too many values").
-				With("filter", name).With("limit", maxValues)
-		}
-		if b.Len() > 0 {
+	for i, c := range conditions {
+		if i > 0 {
 			b.WriteString(" AND ")
 		}
-		b.WriteString(n + " IN (SELECT n FROM attr WHERE name = ? AND value IN (" + strings.TrimSuffix(strings.Repeat("?,", len(values)), ",") + "))")
-		args = append(args, name)
-		for _, v := range values {
-			args = append(args, v)
+		b.WriteString(n + " IN (SELECT n FROM attr WHERE name = ? AND value IN (" + strings.TrimSuffix(strings.Repeat("?,", len(c.Values)), ",") + "))")
+		args = append(args, c.Name)
+		for _, v := range c.Values {
+			value, _ := attrValue(v)
+			args = append(args, value)
 		}
 	}
 	return b.String(), args, nil
 }
 
-// anyOf returns the stored forms of a filter's value, or of its elements.
-func anyOf(v any) ([]string, bool) {
-	var list []any
-	switch v := v.(type) {
-	case []any:
-		list = v
-	case []string:
-		for _, s := range v {
-			list = append(list, s)
-		}
-	default:
-		list = []any{v}
-	}
-	out := make([]string, 0, len(list))
-	for _, e := range list {
-		s, ok := attrValue(e)
-		if !ok {
-			return nil, false
-		}
-		out = append(out, s)
-	}
-	return out, true
-}
-
 // attrValue is a scalar as the table attr holds it: a letter for its type, so that "1", 1 and true
 // differ, and one form for each number.
 func attrValue(v any) (string, bool) {
-	s, ok := Scalar(v)
+	s, ok := source.Scalar(v)
 	if !ok {
 		return "", false
 	}
@@ -195,37 +154,4 @@ func attrValue(v any) (string, bool) {
 		return "n" + strconv.FormatFloat(s, 'g', -1, 64), true
 	}
 	return "", false
-}
-
-// Scalar returns v as string, bool, int64 or float64: a number without a fraction is an int64
-// however it was written. It reports false for anything else.
-func Scalar(v any) (any, bool) {
-	switch v := v.(type) {
-	case string, bool, int64:
-		return v, true
-	case int:
-		return int64(v), true
-	case int32:
-		return int64(v), true
-	case json.Number:
-		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil {
-			return n, true
-		}
-		f, err := v.Float64()
-		if err != nil {
-			return nil, false
-		}
-		return Scalar(f)
-	case float32:
-		return Scalar(float64(v))
-	case float64:
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return nil, false
-		}
-		if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
-			return int64(v), true
-		}
-		return v, true
-	}
-	return nil, false
 }

@@ -14,7 +14,6 @@ import (
 	"math"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	_ "modernc.org/sqlite/vec" // adds vec0 to SQLite
@@ -117,7 +116,7 @@ func (x *Index) Nearest(ctx context.Context, tenant atlas.TenantID, n source.Nea
 	}
 	ctx, cancel := context.WithTimeout(ctx, x.cfg.Timeout)
 	defer cancel()
-	vector, err := x.vector(ctx, n)
+	vector, err := source.QueryVector(ctx, x.embed, tenant, n, x.cfg.MaxTextBytes)
 	if err != nil {
 		return source.Hits{}, err
 	}
@@ -126,8 +125,7 @@ func (x *Index) Nearest(ctx context.Context, tenant atlas.TenantID, n source.Nea
 		if same, err := x.sameEmbedder(c); err != nil {
 			return err
 		} else if !same {
-			return atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("source %s: vectors are not from %s", x.name, x.embed.ID()),
-				"the stored vectors are from another embedder than the configured one; load the source's data again, or configure the former embedder")
+			return source.ErrOtherEmbedder(fmt.Errorf("source %s: vectors are not from %s", x.name, x.embed.ID()))
 		}
 		if vector == nil {
 			return nil
@@ -141,66 +139,6 @@ func (x *Index) Nearest(ctx context.Context, tenant atlas.TenantID, n source.Nea
 		return source.Hits{}, sqlitefile.Failure(ctx, err)
 	}
 	return hits, nil
-}
-
-// vector is what to look for; nil for a text without anything to go by.
-func (x *Index) vector(ctx context.Context, n source.Nearest) ([]float32, error) {
-	if (n.Text == "") == (n.Vector == nil) {
-		return nil, atlas.Errorf(atlas.CodeInvalidArguments, nil, "give either a text or a vector")
-	}
-	if n.Vector != nil {
-		if len(n.Vector) != x.embed.Dim() {
-			return nil, atlas.Errorf(atlas.CodeInvalidArguments, nil, "the vector has the wrong dimension").
-				With("argument", "vector").With("dimension", x.embed.Dim())
-		}
-		if length := norm(n.Vector); length == 0 || math.IsNaN(length) || math.IsInf(length, 0) {
-			return nil, atlas.Errorf(atlas.CodeInvalidArguments, nil, "the vector has no direction").With("argument", "vector")
-		}
-		return n.Vector, nil
-	}
-	if len(n.Text) > x.cfg.MaxTextBytes {
-		return nil, atlas.Errorf(atlas.CodeTooLarge, nil, "the text is longer than the limit").
-			With("argument", "text").With("limit_bytes", x.cfg.MaxTextBytes)
-	}
-	vs, err := x.embedAll(ctx, []string{n.Text})
-	if err != nil {
-		return nil, err
-	}
-	if norm(vs[0]) == 0 {
-		return nil, nil
-	}
-	return vs[0], nil
-}
-
-// embedAll embeds and checks what comes back, for an embedder may be a service.
-func (x *Index) embedAll(ctx context.Context, texts []string) ([][]float32, error) {
-	vs, err := x.embed.Embed(ctx, texts)
-	if err != nil {
-		if cause := ctx.Err(); cause != nil {
-			return nil, atlas.ErrorOf(cause)
-		}
-		if e, ok := errors.AsType[*atlas.Error](err); ok {
-			return nil, e
-		}
-		return nil, atlas.Errorf(atlas.CodeSourceUnavailable, fmt.Errorf("embed: %w", err), "")
-	}
-	if len(vs) != len(texts) {
-		return nil, atlas.Errorf(atlas.CodeSourceError, fmt.Errorf("embedder gave %d vectors for %d texts", len(vs), len(texts)), "")
-	}
-	for _, v := range vs {
-		if l := norm(v); len(v) != x.embed.Dim() || math.IsNaN(l) || math.IsInf(l, 0) {
-			return nil, atlas.Errorf(atlas.CodeSourceError, fmt.Errorf("embedder gave a vector of dimension %d and length %v", len(v), l), "")
-		}
-	}
-	return vs, nil
-}
-
-func norm(v []float32) float64 {
-	var s float64
-	for _, f := range v {
-		s += float64(f) * float64(f)
-	}
-	return math.Sqrt(s)
 }
 
 func nearest(c *sqlitefile.Conn, vector []float32, cond string, args []any, k int, hits *source.Hits) error {
@@ -340,9 +278,9 @@ func (x *Index) put(ctx context.Context, c *sqlitefile.Conn, todo []text) error 
 		todo = todo[len(part):]
 		in := make([]string, len(part))
 		for i, t := range part {
-			in[i] = strings.TrimSpace(t.title + "\n" + t.body)
+			in[i] = source.EmbeddedText(t.title, t.body)
 		}
-		vs, err := x.embedAll(ctx, in)
+		vs, err := source.EmbedAll(ctx, x.embed, in)
 		if err != nil {
 			return err
 		}
@@ -351,7 +289,7 @@ func (x *Index) put(ctx context.Context, c *sqlitefile.Conn, todo []text) error 
 			if err := c.Exec(`DELETE FROM vector WHERE rowid = ?`, t.n); err != nil {
 				return err
 			}
-			if norm(vs[i]) == 0 {
+			if vs[i] == nil {
 				continue // nothing to find it by
 			}
 			if err := c.Exec(`INSERT INTO vector (rowid, embedding) VALUES (?, ?)`, t.n, blob(vs[i])); err != nil {
