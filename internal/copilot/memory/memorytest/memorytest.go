@@ -91,6 +91,11 @@ func apart(t *testing.T, m copilot.Memory) {
 		{Tenant: "acme", Subject: "ann"},
 		{Subject: "ann", Session: "1"},
 		{},
+		// The same letters, cut elsewhere.
+		{Tenant: "acm", Subject: "eann", Session: "1"},
+		{Tenant: "acmeann", Session: "1"},
+		{Tenant: "acme", Subject: "ann1"},
+		{Session: "acmeann1"},
 	} {
 		if got := recall(t, m, other); len(got) > 0 {
 			t.Errorf("%+v sees %v", other, got)
