@@ -138,10 +138,44 @@ func dump(t *testing.T, r isolation.Report) {
 	}
 }
 
+// On the demo profile nothing leaks, and every source that holds something is proven.
 func TestTheDemoHolds(t *testing.T) {
 	w := watch(t)
 	a := openApp(t, app.Options{Overlay: []byte(limits)})
 	canaries := isolation.Plant(t.Context(), isolation.Field{Sources: w.sources, Samples: demo.Companies()[demo.Acme]}, tenants, isolation.NewKey())
 	r := prove(t, isolation.Config{}, isolation.Deps{Target: direct(t, a), Canaries: canaries})
-	dump(t, r)
+	holds(t, r, 1000)
+	for _, name := range []string{demo.CRM, demo.Tickets, demo.Docs, demo.KB, demo.Files} {
+		if !proves(r, name) {
+			t.Errorf("no tool of %s is proven", name)
+		}
+	}
+	if err := a.FlushAudit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for rec, err := range app.QueryAudit(t.Context(), a.Config().Audit.Path, app.AuditFilter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec.Tenant != tenants[isolation.A] && rec.Tenant != tenants[isolation.B] || !strings.HasPrefix(rec.Caller, isolation.Subject+"/") ||
+			rec.Transport != isolation.Transport && rec.Transport != "internal" {
+			t.Fatalf("a record that does not show that it is the proof's: %+v", rec)
+		}
+	}
+}
+
+// holds checks that nothing leaked, of so many attempts at least, all of them different.
+func holds(t *testing.T, r isolation.Report, least int) {
+	t.Helper()
+	if r.Result != isolation.ResultHeld || r.Summary.Inconclusive != 0 || r.Summary.Attempts < least {
+		dump(t, r)
+		t.Fatalf("got %s: %+v", r.Result, r.Summary)
+	}
+	seen := map[string]bool{}
+	for _, a := range r.Attempts {
+		seen[a.Area+"\x00"+a.Tool+"\x00"+a.Tried] = true
+	}
+	if len(seen) < least {
+		t.Errorf("only %d of %d attempts are different", len(seen), len(r.Attempts))
+	}
 }

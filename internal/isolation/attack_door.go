@@ -67,7 +67,7 @@ func (g *gate) control(ctx context.Context) (outcome, bool) {
 	if o.verdict == Leaked {
 		return o, false
 	}
-	if o.verdict != Held || !g.p.shows(B, sent(ask), &a) {
+	if o.verdict != Held || !g.p.own(g.tool, ask, &a) {
 		return outcome{verdict: Inconclusive, got: "B did not get its own over HTTP: " + o.got}, false
 	}
 	return o, true
@@ -232,7 +232,7 @@ func (g *gate) sessions() []attempt {
 			o := g.p.judgeAnswer(A, string(body), a, err)
 			theirs, body, err := in(ctx, g.b(), http.MethodPost, session)
 			after := g.p.judgeAnswer(B, string(body), theirs, err)
-			if o.verdict == Held && after.verdict == Held && !g.p.shows(B, string(body), &theirs) {
+			if o.verdict == Held && after.verdict == Held && !g.p.own(g.tool, Ask{Args: body}, &theirs) {
 				return outcome{Leaked, describe(&theirs), []string{"B's session no longer works after what A did to it"}}
 			}
 			return worst(o, after)

@@ -25,7 +25,7 @@ func (p *Proof) caches(b *bound) []attempt {
 	}}, {Attempt: Attempt{Tried: "A asks for what is B's, then B asks: B must get its own, and not A's nothing"}, run: func(ctx context.Context) outcome {
 		mine := p.asA(ctx, b, own)
 		a, theirs := p.asB(ctx, b, own)
-		if theirs.verdict == Held && !p.shows(B, sent(own), &a) {
+		if theirs.verdict == Held && !p.own(b, own, &a) {
 			theirs = outcome{verdict: Inconclusive, got: "B got " + describe(&a) + " in place of its own"}
 		}
 		return worst(mine, theirs)
@@ -299,7 +299,7 @@ func (p *Proof) inStorm(ctx context.Context, b *bound, side Side, cut bool, roun
 		return o
 	case cut:
 		return outcome{verdict: Held, got: "cut, or " + strings.ReplaceAll(o.got, "no answer: ", "")}
-	case o.verdict == Held && side == B && a.Failure == nil && !p.shows(B, sent(ask), &a):
+	case o.verdict == Held && side == B && a.Failure == nil && !p.own(b, ask, &a):
 		return outcome{verdict: Inconclusive, got: "B got something other than its own: " + o.got}
 	}
 	return o

@@ -140,7 +140,7 @@ func (p *Proof) counted(b *bound, argument, table string) attempt {
 				N int `json:"n"`
 			} `json:"rows"`
 		}
-		if o.verdict != Held || a.Failure != nil || planted == 0 || json.Unmarshal(a.Structured, &v) != nil || len(v.Rows) != 1 {
+		if o.verdict != Held || a.Failure != nil || planted == 0 || !p.marked[A] || json.Unmarshal(a.Structured, &v) != nil || len(v.Rows) != 1 {
 			return o
 		}
 		if n := v.Rows[0].N; n > planted {

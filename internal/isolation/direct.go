@@ -98,7 +98,7 @@ func (d *Direct) Tools(ctx context.Context, who Caller) ([]Tool, error) {
 		}
 		for _, t := range res.Tools {
 			out = append(out, Tool{
-				Name: t.Name, Kind: t.Kind, Source: t.Source, URI: t.URI, Input: t.Input, ReadOnly: t.ReadOnly, Destructive: t.Destructive,
+				Name: t.Name, Kind: t.Kind, Source: t.Source, URI: t.URI, Description: t.Description, Input: t.Input, ReadOnly: t.ReadOnly, Destructive: t.Destructive,
 			})
 		}
 	}

@@ -9,7 +9,10 @@ import (
 )
 
 // A judge finds what is one side's in what the other side got.
-type judge struct{ seen [2]*known }
+type judge struct {
+	seen   [2]*known
+	public map[string]bool // ids that the tools' own descriptions name, as examples
+}
 
 // evidence returns what in the answer to one side is the other side's, in words that show no more of it
 // than is needed to find it. Asked is all that the side has sent: what it said itself, it may hear again.
@@ -23,7 +26,7 @@ func (j *judge) evidence(to Side, asked string, a *Answer) []string {
 	}
 	text := a.Text
 	for _, id := range j.seen[from].all() {
-		if !strings.Contains(text, id) || j.seen[to].knows(id) && !j.seen[from].exact[id] {
+		if !strings.Contains(text, id) || j.public[id] && !j.seen[from].exact[id] || j.seen[to].knows(id) && !j.seen[from].exact[id] {
 			continue
 		}
 		if !strings.Contains(asked, id) && whole(text, id) {

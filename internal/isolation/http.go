@@ -378,6 +378,7 @@ type listed struct {
 	Name        string          `json:"name"`
 	URI         string          `json:"uri"`
 	Template    string          `json:"uriTemplate"`
+	Description string          `json:"description"`
 	Input       json.RawMessage `json:"inputSchema"`
 	Annotations *struct {
 		ReadOnly    bool  `json:"readOnlyHint"`
@@ -455,7 +456,7 @@ func (h *HTTP) entries(ctx context.Context, who Caller, op Op, key string) ([]li
 }
 
 func (h *HTTP) tool(e listed, kind atlas.Kind) Tool {
-	t := Tool{Name: e.Name, Kind: kind, URI: cmp.Or(e.Template, e.URI), Input: e.Input, ReadOnly: true}
+	t := Tool{Name: e.Name, Kind: kind, URI: cmp.Or(e.Template, e.URI), Description: e.Description, Input: e.Input, ReadOnly: true}
 	switch kind {
 	case atlas.KindTool:
 		t.ReadOnly = e.Annotations != nil && e.Annotations.ReadOnly

@@ -52,5 +52,34 @@ func TestTheDemoHoldsOverHTTP(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := prove(t, isolation.Config{Storm: 3}, isolation.Deps{Target: h, Door: h, Canaries: canaries})
-	dump(t, r)
+	holds(t, r, 1000)
+	areas := map[string]bool{}
+	for _, a := range r.Attempts {
+		areas[a.Area] = true
+	}
+	for _, area := range []string{"headers", "tokens", "sessions", "tasks", "approvals", "open paths"} {
+		if !areas[area] {
+			t.Errorf("nothing was tried on %s", area)
+		}
+	}
+}
+
+func TestWhereTokensGo(t *testing.T) {
+	one := [2][]string{{"a"}, {"b"}}
+	for name, over := range map[string]isolation.Over{
+		"plain HTTP":     {URL: "http://atlas.example", Roles: []string{"x"}, Tokens: one},
+		"another scheme": {URL: "ftp://127.0.0.1", Roles: []string{"x"}, Tokens: one},
+		"a password":     {URL: "https://u:p@atlas.example", Roles: []string{"x"}, Tokens: one},
+		"no URL":         {Roles: []string{"x"}, Tokens: one},
+		"no token":       {URL: "http://127.0.0.1:1", Roles: []string{"x"}, Tokens: [2][]string{{"a"}, {""}}},
+		"one side":       {URL: "http://127.0.0.1:1", Roles: []string{"x"}, Tokens: [2][]string{{"a"}, nil}},
+		"white space":    {URL: "http://127.0.0.1:1", Roles: []string{"x"}, Tokens: [2][]string{{"a b"}, {"b"}}},
+	} {
+		if _, err := isolation.NewHTTP(over); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := isolation.NewHTTP(isolation.Over{URL: "http://127.0.0.1:1/mcp", Roles: []string{"x"}, Tokens: one}); err != nil {
+		t.Error(err)
+	}
 }

@@ -17,15 +17,17 @@ type known struct {
 	ids   []string // planted first
 	has   map[string]bool
 	exact map[string]bool // planted as this side's alone
+	plant map[string]bool // planted, or expected to be
 }
 
 func newKnown(own, both []string) *known {
-	k := &known{has: map[string]bool{}, exact: map[string]bool{}}
+	k := &known{has: map[string]bool{}, exact: map[string]bool{}, plant: map[string]bool{}}
 	for _, id := range own {
 		k.exact[id] = true
 	}
 	for _, id := range append(slices.Clone(own), both...) {
 		k.add(id)
+		k.plant[id] = true
 	}
 	return k
 }

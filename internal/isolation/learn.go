@@ -18,14 +18,15 @@ type bound struct {
 	fields []field
 	roles  []int // by which both sides see it
 
-	role   int
-	args   map[string]any  // of B's control; of a resource: the URI under "uri"
-	answer Answer          // to it
-	mine   map[string]any  // the same for A; nil if A reached nothing of its own
-	asks   bool            // it asks its client for what is missing
-	tried  map[string]bool // by side, role and arguments
-	status Status
-	detail string
+	role     int
+	args     map[string]any  // of B's control; of a resource: the URI under "uri"
+	answer   Answer          // to it
+	mine     map[string]any  // the same for A; nil if A reached nothing of its own
+	contrast bool            // the answer holds nothing of B's by itself; it shows that the id asked for is B's
+	asks     bool            // it asks its client for what is missing
+	tried    map[string]bool // by side, role and arguments
+	status   Status
+	detail   string
 }
 
 // asks is the tool's call with these arguments.
@@ -90,6 +91,10 @@ func (p *Proof) learn(ctx context.Context) error {
 		p.tables = append(p.tables, name)
 	}
 	slices.Sort(p.tables)
+	var declared strings.Builder
+	for _, b := range p.tools {
+		declared.WriteString(b.Description + "\n" + string(b.Input) + "\n")
+	}
 	for range rounds {
 		before := len(p.judge.seen[B].all())
 		for _, b := range p.tools {
@@ -105,6 +110,12 @@ func (p *Proof) learn(ctx context.Context) error {
 		}
 		if len(p.judge.seen[B].all()) == before {
 			break
+		}
+	}
+	p.judge.public = map[string]bool{}
+	for _, side := range []Side{A, B} {
+		for _, id := range p.judge.seen[side].all() {
+			p.judge.public[id] = p.judge.public[id] || strings.Contains(declared.String(), id)
 		}
 	}
 	for _, b := range p.tools {
@@ -200,8 +211,14 @@ func (p *Proof) reach(ctx context.Context, b *bound, side Side) {
 			}
 			last = a
 			if !p.shows(side, sent(ask), &a) {
+				if side == B && p.contrasts(ctx, b, role, args, &a) {
+					b.status, b.role, b.args, b.answer, b.contrast = Proven, role, args, a, true
+					b.detail = "B got an answer to its own id and none to one that nobody has: " + clip(string(plain(b, args)), 100)
+					return
+				}
 				continue
 			}
+			p.marked[side] = p.marked[side] || len(markers(side, a.Text)) > 0
 			if side == A {
 				if b.mine == nil || b.role == role {
 					b.mine, b.role = args, role
@@ -242,6 +259,33 @@ func (p *Proof) shows(side Side, asked string, a *Answer) bool {
 	if side == B {
 		_, ok := sumOfB(a.Structured)
 		return ok
+	}
+	return false
+}
+
+// own reports whether an answer of the tool to B is B's own.
+func (p *Proof) own(b *bound, ask Ask, a *Answer) bool {
+	return p.shows(B, sent(ask), a) || b.contrast && a.Failure == nil && masked(a, "") == masked(&b.answer, "")
+}
+
+// contrasts reports whether the answer is one that B got because the id that it asked for is its own: for
+// one that nobody has there is none. It is how tools are proven that show nothing but the record asked for, with
+// tenants in which nothing was planted.
+func (p *Proof) contrasts(ctx context.Context, b *bound, role int, args map[string]any, a *Answer) bool {
+	if n, ok := countRows(a.Structured); a.Failure != nil || !ok || n == 0 {
+		return false
+	}
+	for _, f := range b.slots() {
+		id := text(args[f.name])
+		if id == "" || !p.judge.seen[B].knows(id) || p.judge.seen[A].knows(id) || p.judge.seen[B].plant[id] || !f.fits(nowhere(id)) {
+			continue
+		}
+		other := maps.Clone(args)
+		other[f.name] = f.wrap(nowhere(id))
+		x, err := p.ask(ctx, Caller{B, role}, b.ask(other))
+		if n, _ := countRows(x.Structured); err == nil && !unclear[x.Code()] && (x.Failure != nil || n == 0) {
+			return true
+		}
 	}
 	return false
 }
@@ -378,7 +422,7 @@ func (p *Proof) choices(f *field, side Side) []any {
 		}
 		return out
 	case formText:
-		out = append(out, commonWord)
+		out = append(out, commonWord, "the")
 	case formURL:
 		ids = slices.DeleteFunc(ids, func(s string) bool { return !strings.HasPrefix(s, "https://") })
 	case formKey:
@@ -394,9 +438,11 @@ func (p *Proof) choices(f *field, side Side) []any {
 	}
 	shapes := map[string]int{}
 	for _, id := range ids {
-		// Two of each shape: the first may be one that this tool has nothing of.
-		if len(out) < 2*maxChoices && f.fits(id) && shapes[shape(id)] < 2 {
-			shapes[shape(id)]++
+		// Two of each form, since this tool may have nothing of the first; and two of what was seen, since
+		// what is expected may not be there.
+		s := p.form(side, id)
+		if len(out) < 2*maxChoices && f.fits(id) && shapes[s] < 2 {
+			shapes[s]++
 			out = append(out, f.wrap(id))
 		}
 	}
@@ -409,6 +455,11 @@ func (p *Proof) choices(f *field, side Side) []any {
 	return out
 }
 
+// form is the shape of an id, apart for planted ones and others.
+func (p *Proof) form(side Side, id string) string {
+	return fmt.Sprint(shape(id), p.judge.seen[side].plant[id])
+}
+
 // addresses are the URIs of a resource for which the side may have something.
 func (p *Proof) addresses(b *bound, side Side) []map[string]any {
 	if !strings.Contains(b.URI, "{") {
@@ -417,11 +468,12 @@ func (p *Proof) addresses(b *bound, side Side) []map[string]any {
 	var out []map[string]any
 	shapes := map[string]int{}
 	for _, id := range p.judge.seen[side].all() {
-		if strings.Contains(id, "://") || shapes[shape(id)] == 2 {
+		s := p.form(side, id)
+		if strings.Contains(id, "://") || shapes[s] == 2 {
 			continue
 		}
 		if uri, ok := expand(b.URI, id); ok && len(out) < 2*maxTries {
-			shapes[shape(id)]++
+			shapes[s]++
 			out = append(out, map[string]any{"uri": uri})
 		}
 	}

@@ -81,13 +81,13 @@ func (p *Proof) tryA(b *bound, args map[string]any, format string, words ...any)
 	return attempt{Attempt: Attempt{Tried: fmt.Sprintf(format, words...)}, run: func(ctx context.Context) outcome {
 		ask := b.ask(args)
 		a, err := p.ask(ctx, b.byA(), ask)
-		o := p.judgeAnswer(A, sent(ask), a, err)
+		o := p.judgeA(b, ask, a, err)
 		widest := b.roles[len(b.roles)-1]
 		if !closed[a.Code()] || widest == b.role {
 			return o
 		}
 		a, err = p.ask(ctx, Caller{A, widest}, ask)
-		wide := p.judgeAnswer(A, sent(ask), a, err)
+		wide := p.judgeA(b, ask, a, err)
 		if wide.verdict == o.verdict && wide.got != o.got {
 			wide.got = fmt.Sprintf("%s; as %s: %s", o.got, p.deps.Target.Roles()[widest], wide.got)
 			return wide
@@ -99,7 +99,16 @@ func (p *Proof) tryA(b *bound, args map[string]any, format string, words ...any)
 // asA makes one call by A and judges it.
 func (p *Proof) asA(ctx context.Context, b *bound, ask Ask) outcome {
 	a, err := p.ask(ctx, b.byA(), ask)
-	return p.judgeAnswer(A, sent(ask), a, err)
+	return p.judgeA(b, ask, a, err)
+}
+
+// judgeA is the outcome of an answer of the tool to A. B's answer to B's own id is a leak, whatever it holds.
+func (p *Proof) judgeA(b *bound, ask Ask, a Answer, err error) outcome {
+	o := p.judgeAnswer(A, sent(ask), a, err)
+	if o.verdict == Held && b.contrast && a.Failure == nil && masked(&a, "") == masked(&b.answer, "") {
+		return outcome{Leaked, o.got, []string{"the answer that B got to its own id"}}
+	}
+	return o
 }
 
 // asB makes one of B's own calls and looks for what is A's.
@@ -257,8 +266,11 @@ func masked(a *Answer, id string) string {
 		body = strings.ReplaceAll(body, a.RequestID, "REQUEST")
 	}
 	quoted, err := json.Marshal(id)
-	if err == nil {
+	if err == nil && id != "" {
 		body = strings.ReplaceAll(body, string(quoted[1:len(quoted)-1]), "ID")
+	}
+	if id == "" {
+		return body
 	}
 	return strings.ReplaceAll(body, id, "ID")
 }

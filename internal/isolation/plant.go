@@ -29,7 +29,7 @@ type Field struct {
 
 // Canaries are the planted records of both tenants, by side and source.
 type Canaries struct {
-	Plants []Planting
+	Plants []Planting // what was written, by source
 	sides  [2]map[string]canary
 }
 
@@ -81,7 +81,9 @@ func sow(ctx context.Context, field Field, tenants [2]atlas.TenantID, key Key, w
 			delete(c.sides[A], name)
 			delete(c.sides[B], name)
 		}
-		c.Plants = append(c.Plants, planted)
+		if write {
+			c.Plants = append(c.Plants, planted)
+		}
 	}
 	return c
 }

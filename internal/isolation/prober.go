@@ -243,7 +243,7 @@ func (p *Proof) cheaply(b *bound) []attempt {
 			a.run = func(ctx context.Context) outcome {
 				ask := b.ask(b.args)
 				theirs, o := p.asB(ctx, b, ask)
-				if o.verdict == Held && !p.shows(B, sent(ask), &theirs) {
+				if o.verdict == Held && !p.own(b, ask, &theirs) {
 					o = outcome{verdict: Inconclusive, got: "B got " + describe(&theirs) + " in place of its own"}
 				}
 				if o.verdict != Held {

@@ -85,7 +85,8 @@ type Proof struct {
 	tools  []*bound
 	tables []string
 	notes  []string
-	cheap  bool // tools of one source only: for the prober
+	cheap  bool    // tools of one source only: for the prober
+	marked [2]bool // a side has seen a marker of its own while learning
 
 	calls, refused atomic.Int64
 	mu             sync.Mutex

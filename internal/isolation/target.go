@@ -100,6 +100,7 @@ type Tool struct {
 	Kind        atlas.Kind
 	Source      string // empty if it is made of others, or not known
 	URI         string // of a resource or a template
+	Description string
 	Input       json.RawMessage
 	ReadOnly    bool
 	Destructive bool
