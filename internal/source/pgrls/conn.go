@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -40,9 +41,7 @@ func poolConfig(c Connection, o Options) (*pgxpool.Config, error) {
 	if cc.TLSConfig != nil {
 		cc.TLSConfig.MinVersion = max(cc.TLSConfig.MinVersion, tls.VersionTLS12)
 	}
-	for name, value := range newSettings(c).startup(o.Name) {
-		cc.RuntimeParams[name] = value
-	}
+	maps.Copy(cc.RuntimeParams, newSettings(c).startup(o.Name))
 	cc.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		o.Log.LogAttrs(context.Background(), slog.LevelDebug, "notice of the server", slog.String("code", n.Code), slog.String("severity", n.Severity))
 	}
@@ -136,7 +135,7 @@ func (c *canceler) HandleCancel(context.Context) {
 	_ = c.conn.Conn().SetDeadline(deadline) // fails only if the connection is closed already
 	sent := make(chan struct{})
 	c.sent = sent
-	go func() {
+	go func() { //nolint:gosec // the context that has ended is why this runs
 		defer close(sent)
 		ctx, cancel := context.WithDeadline(context.Background(), deadline)
 		defer cancel()

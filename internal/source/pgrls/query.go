@@ -3,6 +3,7 @@ package pgrls
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -154,8 +155,8 @@ func (db *DB) prepare(ctx context.Context, pc *pgconn.PgConn, s *session, st *St
 		return nil, nil
 	}
 	key := st.SQL
-	for _, t := range st.Types {
-		key += "\x00" + strconv.FormatUint(uint64(t), 10)
+	if len(st.Types) > 0 {
+		key += fmt.Sprint("\x00", st.Types)
 	}
 	if p := s.prepared[key]; p != nil {
 		return p, nil

@@ -85,7 +85,7 @@ func (d *Database) Ask(query string, args ...any) string {
 	if err != nil {
 		d.tb.Fatal(err)
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(ctx) //nolint:errcheck // the server notices
 	var out *string
 	if err := conn.QueryRow(ctx, query, args...).Scan(&out); err != nil {
 		d.tb.Fatalf("%s: %v", query, err)
@@ -103,7 +103,7 @@ func (d *Database) run(dsn string, statements ...string) {
 	if err != nil {
 		d.tb.Fatal(err)
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(ctx) //nolint:errcheck // the server notices
 	for _, s := range statements {
 		if _, err := conn.Exec(ctx, s); err != nil {
 			d.tb.Fatalf("%s: %v", s, err)

@@ -1,0 +1,140 @@
+package postgres_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/source"
+	"github.com/atlas-mcp/atlas/internal/source/pgrls/pgrlstest"
+	"github.com/atlas-mcp/atlas/internal/source/postgres"
+	"github.com/atlas-mcp/atlas/internal/source/sourcetest"
+)
+
+func agent(t testing.TB, src *postgres.DB, tenant atlas.TenantID, sql string, args map[string]any) (source.Rows, error) {
+	t.Helper()
+	return src.Query(t.Context(), tenant, source.Query{SQL: sql, Args: args, Agent: true})
+}
+
+// While a function could undo the tenant's bound, agents' SQL is refused, the operator's is not, and
+// only the operator is told why.
+func TestAgentsNeedTheSecondWall(t *testing.T) {
+	src, d := company(t, false)
+	const sql = `SELECT name FROM customers WHERE id = :id`
+	args := map[string]any{"id": "CUST-1001"}
+	want := [][]any{{"Shared belongstoacme"}}
+	if got, err := agent(t, src, sourcetest.A, sql, args); err != nil || !cmp.Equal(got.Rows, want) {
+		t.Fatalf("before: %v, %v", got, err)
+	}
+	const mend = `REVOKE EXECUTE ON FUNCTION pg_catalog.set_config(text,text,boolean) FROM PUBLIC`
+	d.Admin(`GRANT EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) TO PUBLIC`)
+	if err := src.Ping(t.Context()); err != nil {
+		t.Fatalf("Ping: %v", err)
+	}
+	_, err := agent(t, src, sourcetest.A, sql, args)
+	e := atlas.ErrorOf(err)
+	if e == nil || e.Code != atlas.CodeSourceMisused || e.Hint != "" || len(e.Context) > 0 {
+		t.Fatalf("got %v", err)
+	}
+	if !strings.Contains(err.Error(), mend) {
+		t.Errorf("operators are not told %q: %v", mend, err)
+	}
+	if f := e.Failure("r"); strings.Contains(f.Hint, "set_config") || strings.Contains(f.Hint, "REVOKE") {
+		t.Errorf("callers are told %q", f.Hint)
+	}
+	if got, err := src.Query(t.Context(), sourcetest.A, source.Query{SQL: sql, Args: args}); err != nil || !cmp.Equal(got.Rows, want) {
+		t.Errorf("the operator's own: %v, %v", got, err)
+	}
+	d.Admin(mend)
+	if err := src.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := agent(t, src, sourcetest.A, sql, args); err != nil || !cmp.Equal(got.Rows, want) {
+		t.Errorf("mended: %v, %v", got, err)
+	}
+}
+
+// The forgery that works without the walls (seed-facts 11) is stopped by each of them alone.
+func TestForgedTenant(t *testing.T) {
+	const forgery = `WITH x AS MATERIALIZED (SELECT set_config('app.tenant_id', 'globex', true) AS t) SELECT c.name FROM x, customers c WHERE x.t IS NOT NULL`
+	src, d := company(t, false)
+	operator := func() (source.Rows, error) {
+		return src.Query(t.Context(), sourcetest.A, source.Query{SQL: forgery})
+	}
+	if got, err := operator(); atlas.CodeOf(err) != atlas.CodeInvalidQuery {
+		t.Errorf("the database alone: %v, %v", got, err)
+	}
+	d.Admin(`GRANT EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) TO PUBLIC`)
+	// This is what the walls are for: without the REVOKE the text forges the tenant.
+	if got, err := operator(); err != nil || len(got.Rows) != 2 || !strings.Contains(got.Rows[0][0].(string), "belongstoglobex") {
+		t.Errorf("the forgery does not work any more, so this test shows nothing: %v, %v", got, err)
+	}
+	if _, err := agent(t, src, sourcetest.A, forgery, nil); atlas.CodeOf(err) != atlas.CodeInvalidQuery {
+		t.Errorf("the guard alone: %v", err)
+	}
+	if err := src.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := agent(t, src, sourcetest.A, forgery, nil); atlas.CodeOf(err) != atlas.CodeSourceMisused {
+		t.Errorf("with the check: %v", err)
+	}
+}
+
+func TestAgentsAreBounded(t *testing.T) {
+	d := pgrlstest.New(t)
+	c := config(d, false)
+	c.Agents = postgres.AgentConfig{MaxCost: 2000}
+	c.MaxRows, c.MaxResultBytes = 20, 2000
+	src := loaded(t, c, sourcetest.Company())
+	for _, tc := range []struct {
+		sql  string
+		rows int
+		more bool
+		code atlas.Code
+	}{
+		{`SELECT id FROM orders`, 20, true, ""},
+		{`SELECT id FROM orders LIMIT 1000 --`, 20, true, ""},
+		{`SELECT id FROM orders LIMIT ALL /* x`, 20, true, ""},
+		{`SELECT id FROM orders LIMIT 3`, 3, false, ""},
+		{`SELECT id FROM orders FETCH FIRST 30 ROWS ONLY`, 20, true, ""},
+		{`SELECT '` + strings.Repeat("x", 300) + `' FROM orders`, 6, true, ""},
+		{`SELECT '` + strings.Repeat("x", 3000) + `' FROM orders`, 0, false, atlas.CodeTooLarge},
+		{`SELECT count(*) FROM orders a, orders b, orders c, orders d, orders e`, 0, false, atlas.CodeTooLarge},
+		{`SELECT id FROM orders FOR UPDATE`, 0, false, atlas.CodeInvalidQuery},
+		{`SELECT 1) AS q; DELETE FROM orders; SELECT * FROM (SELECT 1`, 0, false, atlas.CodeInvalidQuery},
+		{`SELECT 1 AS a) AS q, (SELECT 1`, 0, false, atlas.CodeInvalidQuery},
+		{`SELECT $1`, 0, false, atlas.CodeInvalidQuery},
+	} {
+		got, err := agent(t, src, sourcetest.A, tc.sql, nil)
+		if len(got.Rows) != tc.rows || got.Truncated != tc.more || atlas.CodeOf(err) != tc.code {
+			t.Errorf("%s: got %d rows, truncated %v, %v; want %d, %v, %q", tc.sql, len(got.Rows), got.Truncated, err, tc.rows, tc.more, tc.code)
+		}
+	}
+	c.Agents.Disabled = true
+	off := loaded(t, c, sourcetest.Company())
+	if _, err := agent(t, off, sourcetest.A, `SELECT 1`, nil); atlas.CodeOf(err) != atlas.CodeSourceMisused {
+		t.Errorf("switched off: %v", err)
+	}
+}
+
+// An agent sees the columns that may be read, and not whose rows they are.
+func TestAgentsSeeTheirColumns(t *testing.T) {
+	src, _ := company(t, true)
+	for sql, want := range map[string][]string{
+		`SELECT * FROM customers`:                                {"id", "name", "tier", "score"},
+		`SELECT o.* FROM orders o`:                               {"id", "customer_id", "status", "total_cents"},
+		`SELECT id AS "Order", count(*) FROM orders GROUP BY id`: {"Order", "count"},
+	} {
+		got, err := agent(t, src, sourcetest.A, sql, nil)
+		if err != nil || !cmp.Equal(got.Columns, want) {
+			t.Errorf("%s: got %v, %v", sql, got.Columns, err)
+		}
+	}
+	for _, sql := range []string{`SELECT tenant_id FROM orders`, `SELECT ssn FROM customers`, `SELECT * FROM vault`, `SELECT relname FROM pg_class`, `SELECT query FROM pg_stat_activity`} {
+		if got, err := agent(t, src, sourcetest.A, sql, nil); atlas.CodeOf(err) != atlas.CodeInvalidQuery {
+			t.Errorf("%s: got %v, %v", sql, got, err)
+		}
+	}
+}
