@@ -13,6 +13,8 @@ package openai
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +40,8 @@ type Config struct {
 	Dim            int           `yaml:"dim"`              // of the vectors; 0 asks the service at the start
 	SendDimensions bool          `yaml:"send_dimensions"`  // ask for vectors of dim, of models that can shorten theirs
 	Base64         bool          `yaml:"base64"`           // ask for vectors as base64, which is a third of the size; not all services can
+	DocumentPrefix string        `yaml:"document_prefix"`  // put before what is stored, for models that were trained so (E5: "passage: ")
+	QueryPrefix    string        `yaml:"query_prefix"`     // put before questions (E5: "query: ")
 	MaxTextBytes   int           `yaml:"max_text_bytes"`   // what a text has beyond is not embedded; 0 means 16 KiB
 	MaxBatch       int           `yaml:"max_batch"`        // texts of one request; 0 means 64
 	MaxBatchBytes  int           `yaml:"max_batch_bytes"`  // bytes of their texts; 0 means 256 KiB
@@ -84,6 +88,7 @@ func (c *Config) Validate() error {
 	check(!strings.ContainsAny(c.Provider, "/ "), "provider must be a word")
 	check(c.Dim >= 0 && c.Dim <= maxDim, "dim must be between 1 and %d, is %d", maxDim, c.Dim)
 	check(!c.SendDimensions || c.Dim > 0, "send_dimensions needs dim")
+	check(len(c.DocumentPrefix) <= 200 && len(c.QueryPrefix) <= 200, "document_prefix and query_prefix must be at most 200 bytes")
 	check(c.MaxTextBytes >= 0 && c.MaxTextBytes <= 1<<20, "max_text_bytes must be between 1 and 1048576, is %d", c.MaxTextBytes)
 	check(c.MaxBatch >= 0 && c.MaxBatch <= 2048, "max_batch must be between 1 and 2048, is %d", c.MaxBatch)
 	check(c.MaxBatchBytes >= 0 && c.MaxBatchBytes <= 16<<20, "max_batch_bytes must be between 1 and 16777216, is %d", c.MaxBatchBytes)
@@ -147,13 +152,17 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Embedder, error) {
 		e.dim = len(vs[0])
 	}
 	e.id = cfg.Provider + "/" + cfg.Model + "/" + strconv.Itoa(e.dim)
+	if cfg.DocumentPrefix != "" || cfg.QueryPrefix != "" { // other vectors
+		h := sha256.Sum256([]byte(cfg.DocumentPrefix + "\x00" + cfg.QueryPrefix))
+		e.id += "/" + hex.EncodeToString(h[:4])
+	}
 	if !cfg.CacheOff {
 		e.cache = newCache(cfg.CacheTenants, cfg.CacheEntries)
 	}
 	return e, nil
 }
 
-// ID names provider, model and dimension.
+// ID names provider, model and dimension, and a hash of the prefixes if there are any.
 func (e *Embedder) ID() string { return e.id }
 
 // Dim returns the dimension of the vectors.
@@ -182,7 +191,7 @@ func (e *Embedder) Close() { e.client.CloseIdleConnections() }
 // source_misconfigured if the service does not take key, model or URL, source_error for what it
 // does not accept or answers wrongly, too_large, and those of ctx.
 func (e *Embedder) Embed(ctx context.Context, texts []string) ([][]float32, error) {
-	return e.embed(ctx, texts, e.cfg.Attempts)
+	return e.embed(ctx, texts, e.cfg.DocumentPrefix, e.cfg.Attempts)
 }
 
 // For returns the embedder of a tenant's questions, which remembers and does not try again.
@@ -202,7 +211,7 @@ func (t tenantEmbedder) Embed(ctx context.Context, texts []string) ([][]float32,
 		return nil, atlas.ErrorOf(err)
 	}
 	if t.cache == nil {
-		return t.embed(ctx, texts, 1)
+		return t.embed(ctx, texts, t.cfg.QueryPrefix, 1)
 	}
 	out := make([][]float32, len(texts))
 	keys := make([]cacheKey, len(texts))
@@ -219,7 +228,7 @@ func (t tenantEmbedder) Embed(ctx context.Context, texts []string) ([][]float32,
 	if len(missing) == 0 {
 		return out, nil
 	}
-	got, err := t.embed(ctx, missing, 1)
+	got, err := t.embed(ctx, missing, t.cfg.QueryPrefix, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -230,8 +239,8 @@ func (t tenantEmbedder) Embed(ctx context.Context, texts []string) ([][]float32,
 	return out, nil
 }
 
-// embed sends texts in batches.
-func (e *Embedder) embed(ctx context.Context, texts []string, attempts int) ([][]float32, error) {
+// embed sends texts in batches, each with the prefix before it.
+func (e *Embedder) embed(ctx context.Context, texts []string, prefix string, attempts int) ([][]float32, error) {
 	out := make([][]float32, len(texts))
 	var (
 		batch  []string
@@ -258,6 +267,7 @@ func (e *Embedder) embed(ctx context.Context, texts []string, attempts int) ([][
 			out[i] = make([]float32, e.dim)
 			continue
 		}
+		text = prefix + text
 		if len(batch) == e.cfg.MaxBatch || size > 0 && size+len(text) > e.cfg.MaxBatchBytes {
 			if err := flush(); err != nil {
 				return nil, err

@@ -164,11 +164,11 @@ func TestRetry(t *testing.T) {
 	}{
 		"busy":              {503, [2]string{}, "", time.Hour, 5, 8 * time.Second, 3750 * time.Millisecond, atlas.CodeSourceUnavailable},
 		"rate limit":        {429, [2]string{"Retry-After", "7"}, "rate_limit_exceeded", time.Hour, 5, 29 * time.Second, 28 * time.Second, atlas.CodeSourceUnavailable},
-		"milliseconds":      {429, [2]string{"Retry-After-Ms", "1500"}, "rate_limit_exceeded", time.Hour, 5, 10 * time.Second, 7 * time.Second, atlas.CodeSourceUnavailable},
+		"milliseconds":      {429, [2]string{"Retry-After-Ms", "1500"}, "rate_limit_exceeded", time.Hour, 5, 9 * time.Second, 6500 * time.Millisecond, atlas.CodeSourceUnavailable},
 		"after the end":     {429, [2]string{"Retry-After", "20"}, "", 10 * time.Second, 1, 0, 0, atlas.CodeSourceUnavailable},
 		"much later":        {429, [2]string{"Retry-After", "3600"}, "", 5 * time.Hour, 1, 0, 0, atlas.CodeSourceUnavailable},
 		"quota":             {429, [2]string{}, "insufficient_quota", time.Hour, 1, 0, 0, atlas.CodeSourceUnavailable},
-		"near the deadline": {500, [2]string{}, "", time.Second, 2, time.Second, 250 * time.Millisecond, atlas.CodeSourceUnavailable},
+		"near the deadline": {500, [2]string{}, "", 700 * time.Millisecond, 2, 700 * time.Millisecond, 250 * time.Millisecond, atlas.CodeSourceUnavailable},
 		"not accepted":      {400, [2]string{}, "", time.Hour, 1, 0, 0, atlas.CodeSourceError},
 		"key":               {401, [2]string{}, "", time.Hour, 1, 0, 0, atlas.CodeSourceMisused},
 		"model":             {404, [2]string{}, "model_not_found", time.Hour, 1, 0, 0, atlas.CodeSourceMisused},
@@ -338,6 +338,24 @@ func TestCacheIsNoOracle(t *testing.T) {
 	off := open(t, openai.Config{Dim: 48, CacheOff: true}, s).For("acme")
 	if sent(off, "x")+sent(off, "x") != 2 {
 		t.Error("remembered though it is off")
+	}
+}
+
+// Models that were trained with prefixes get them, and their vectors are not taken for others.
+func TestPrefixes(t *testing.T) {
+	s := service()
+	e := open(t, openai.Config{Dim: 48, DocumentPrefix: "passage: ", QueryPrefix: "query: "}, s)
+	for _, embed := range []source.Embedder{e, e.For("acme")} {
+		if _, err := embed.Embed(t.Context(), []string{"x", ""}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([][]string{{"passage: x"}, {"query: x"}}, s.Requests()); diff != "" {
+		t.Error(diff)
+	}
+	other := open(t, openai.Config{Dim: 48, QueryPrefix: "passage: "}, s)
+	if e.ID() == other.ID() || e.ID() == open(t, openai.Config{Dim: 48}, s).ID() || !strings.HasPrefix(e.ID(), "openai/small/48/") || e.For("acme").ID() != e.ID() {
+		t.Errorf("ids %q and %q", e.ID(), other.ID())
 	}
 }
 
