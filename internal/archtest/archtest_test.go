@@ -35,8 +35,11 @@ var mayImport = map[string][]string{
 	"internal/source/fts":    {"internal/source/sqlitefile"},
 	"internal/source/vec":    {"internal/source/sqlitefile"},
 
+	// Bodies that agents write are read as strictly as arguments are.
+	"internal/source/elasticsearch": {"internal/canonical"},
+	"internal/source/mcp":           {"internal/canonical"},
+
 	// One way into Postgres under two.
-	"internal/source/postgres": {"internal/source/pgrls"},
 	"internal/source/pgvector": {"internal/source/pgrls"},
 
 	// Canonical JSON is a word that the standard library lacks.
@@ -50,8 +53,19 @@ var mayImport = map[string][]string{
 	// The command line opens the app and, as any other client would, the copilot.
 	"internal/cli": {
 		"internal/app", "internal/copilot", "internal/copilot/llm/anthropic", "internal/copilot/llm/offline",
-		"internal/copilot/mcpclient", "internal/copilot/memory",
+		"internal/copilot/mcpclient", "internal/copilot/memory", "internal/demo", "internal/isolation", "internal/source",
 	},
+	// The proof of isolation plants canaries in the sources, and the command opens the app to prove it on.
+	"internal/isolation": {"internal/source"},
+
+	// The migrations are files that operators read; the driver runs them.
+	"internal/source/postgres": {"internal/source/pgrls", "deploy/sql"},
+
+	// Real servers for tests and for people.
+	"internal/testenv":         {"internal/testenv/servers"},
+	"internal/testenv/servers": {"internal/source/qdrant/qdranttest"},
+	"stack":                    {"internal/testenv/servers"},
+
 	// Programs of ours that drive a whole Atlas, as its users do.
 	"conformance": {"internal/app", "internal/config", "interop/npm"},
 	"interop":     {"internal/app", "internal/config", "interop/npm"},
@@ -82,7 +96,7 @@ var importers = map[string][]string{
 	"github.com/hoophq/alcatraz":             {"internal/stage/guard"},
 	"code.dny.dev/ssrf":                      {"internal/source/egress"},
 	"github.com/alecthomas/kong":             {"internal/cli"},
-	"github.com/jackc/pgx":                   {"internal/source/pgrls", "internal/source/postgres", "internal/source/pgvector", "internal/state/postgres"},
+	"github.com/jackc/pgx":                   {"internal/source/pgrls", "internal/source/pgrls/pgrlstest", "internal/source/postgres", "internal/source/pgvector", "internal/state/postgres"},
 	"github.com/pressly/goose":               {"internal/source/postgres", "internal/state/postgres"},
 	"github.com/wasilibs/go-pgquery":         {"internal/source/postgres/sqlguard"},
 	"github.com/pganalyze/pg_query_go":       {"internal/source/postgres/sqlguard"},
