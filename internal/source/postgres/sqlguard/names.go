@@ -11,7 +11,7 @@ import (
 const pgCatalog = "pg_catalog"
 
 // systemColumns are columns that every table has and no schema lists.
-var systemColumns = set(`ctid xmin xmax cmin cmax tableoid oid`)
+var systemColumns = set(`ctid xmin xmax cmin cmax tableoid`)
 
 // builtin are the functions of pg_catalog that agents may use: they compute from their arguments
 // alone, or tell the time. What is missing on purpose: all that reads or changes settings, runs text
