@@ -102,34 +102,36 @@ func seen(tb testing.TB, err error) string {
 	return string(data)
 }
 
-func contract(t *testing.T, config func(t *testing.T) qdrant.Config) {
+// each runs fn on the strict fake and on a server that is not ours: a real one, or edge.py on Qdrant's
+// own engine. fn is given what makes a configuration of a fresh collection there.
+func each(t *testing.T, fn func(t *testing.T, fresh func(t *testing.T) qdrant.Config)) {
 	t.Helper()
-	sourcetest.Run(t, sourcetest.Harness{
-		OpenEmbed: func(t *testing.T, embed source.Embedder, data map[atlas.TenantID]source.Data) source.Source {
+	t.Run("fake", func(t *testing.T) {
+		fn(t, func(t *testing.T) qdrant.Config {
 			t.Helper()
-			return sourcetest.Load(t, open(t, config(t), embed, nil), data)
-		},
-	}, sourcetest.VectorIndex)
-}
-
-func TestContract(t *testing.T) {
-	contract(t, func(t *testing.T) qdrant.Config {
-		t.Helper()
-		s := &qdranttest.Server{APIKey: sourcetest.Marker, ReadAPIKey: "read-" + sourcetest.Marker}
-		return qdrant.Config{URL: serve(t, s), APIKey: s.ReadAPIKey, LoadAPIKey: s.APIKey, Collection: sourcetest.Marker, Consistency: "majority"}
+			s := &qdranttest.Server{APIKey: sourcetest.Marker, ReadAPIKey: "read-" + sourcetest.Marker}
+			return qdrant.Config{URL: serve(t, s), APIKey: s.ReadAPIKey, LoadAPIKey: s.APIKey, Collection: sourcetest.Marker, Consistency: "majority"}
+		})
+	})
+	t.Run("server", func(t *testing.T) {
+		base := testenv.URL(t, testenv.Qdrant)
+		fn(t, func(t *testing.T) qdrant.Config {
+			t.Helper()
+			name := sourcetest.Marker + "-" + uuid.NewString()
+			t.Cleanup(func() { send(t, http.MethodDelete, base+"/collections/"+name, "") })
+			return qdrant.Config{URL: base, Collection: name}
+		})
 	})
 }
 
-// The same on a server that is not ours: a real one, or edge.py on Qdrant's own engine.
-func TestContractServer(t *testing.T) {
-	base := testenv.URL(t, testenv.Qdrant)
-	contract(t, func(t *testing.T) qdrant.Config {
-		t.Helper()
-		name := sourcetest.Marker + "-" + uuid.NewString()
-		t.Cleanup(func() {
-			send(t, http.MethodDelete, base+"/collections/"+name, "")
-		})
-		return qdrant.Config{URL: base, Collection: name}
+func TestContract(t *testing.T) {
+	each(t, func(t *testing.T, fresh func(t *testing.T) qdrant.Config) {
+		sourcetest.Run(t, sourcetest.Harness{
+			OpenEmbed: func(t *testing.T, embed source.Embedder, data map[atlas.TenantID]source.Data) source.Source {
+				t.Helper()
+				return sourcetest.Load(t, open(t, fresh(t), embed, nil), data)
+			},
+		}, sourcetest.VectorIndex)
 	})
 }
 
@@ -377,11 +379,13 @@ func TestSecondWall(t *testing.T) {
 			return out
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
+		check := func(t *testing.T, fresh func(t *testing.T) qdrant.Config) {
 			asked := source.Nearest{Text: "secret plan belongstoacme", K: 50, Filter: map[string]any{"kind": []any{"policy", "ticket", "only-acme", "only-globex"}}}
-			proxy, base := tamper(t, fake(t))
+			cfg := fresh(t)
+			var proxy *tamperer
+			proxy, cfg.URL = tamper(t, cfg.URL)
 			log := &lockedBuffer{}
-			src := open(t, qdrant.Config{URL: base}, sourcetest.Embedder{}, log)
+			src := open(t, cfg, sourcetest.Embedder{}, log)
 			company(t, src)
 			if got, err := ask(t, src, globex, asked); err != nil || len(got.Hits) != 5 {
 				t.Fatalf("untouched: %v, %v", got, err)
@@ -397,7 +401,8 @@ func TestSecondWall(t *testing.T) {
 			if l := log.String(); !strings.Contains(l, "level=ERROR") || !strings.Contains(l, "tenant isolation") || strings.Contains(l, "belongstoacme") {
 				t.Errorf("log: %s", l)
 			}
-		})
+		}
+		t.Run(name, func(t *testing.T) { each(t, check) })
 	}
 }
 
@@ -449,8 +454,12 @@ func (r *renamed) Embed(ctx context.Context, texts []string) ([][]float32, error
 // Embedding anew that ends half way leaves the tenant refused, not mixed; the other tenant, whose
 // vectors are still the former embedder's, is refused as well; loading again mends both.
 func TestHalfEmbedded(t *testing.T) {
+	each(t, halfEmbedded)
+}
+
+func halfEmbedded(t *testing.T, fresh func(t *testing.T) qdrant.Config) {
 	embed := &renamed{name: "one"}
-	src := open(t, qdrant.Config{URL: fake(t)}, embed, nil)
+	src := open(t, fresh(t), embed, nil)
 	var docs []source.Document
 	for i := range 200 {
 		docs = append(docs, source.Document{ID: "d_" + string(rune('a'+i%26)) + strings.Repeat("x", i/26), Title: "note", Body: strings.Repeat("word ", i+1)})
@@ -493,7 +502,11 @@ func TestHalfEmbedded(t *testing.T) {
 
 // Two tenants load the same ids at once; each finds its own.
 func TestLoadTogether(t *testing.T) {
-	src := open(t, qdrant.Config{URL: fake(t)}, sourcetest.Embedder{}, nil)
+	each(t, loadTogether)
+}
+
+func loadTogether(t *testing.T, fresh func(t *testing.T) qdrant.Config) {
+	src := open(t, fresh(t), sourcetest.Embedder{}, nil)
 	var wg sync.WaitGroup
 	for _, tenant := range []atlas.TenantID{acme, globex} {
 		wg.Go(func() {
