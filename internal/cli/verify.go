@@ -139,7 +139,10 @@ func (c verifyIsolationCmd) inside(ctx context.Context, p *Program, g *globals, 
 		return err
 	}
 	defer a.Close() //nolint:errcheck // reported by the app's log
-	field := isolation.Field{Sources: watch.sources, Samples: demo.Companies()[demo.Acme]}
+	field := isolation.Field{Sources: watch.sources}
+	if a.Config().DemoData {
+		field.Samples = demo.Companies()[demo.Acme]
+	}
 	var canaries *isolation.Canaries
 	if c.NoPlant {
 		canaries = isolation.Expect(ctx, field, cfg.Tenants)

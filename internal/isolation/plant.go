@@ -64,13 +64,12 @@ func sow(ctx context.Context, field Field, tenants [2]atlas.TenantID, key Key, w
 		planted := Planting{Source: name}
 		for _, side := range []Side{A, B} {
 			made := p.canary(side, name, known[name])
-			if write {
+			if write && planted.Failed == "" {
 				if err := loader.Load(ctx, tenants[side], made.data); err != nil {
 					planted.Failed = fmt.Sprintf("%s: %v", tenants[side], err)
-					break
 				}
 			}
-			c.sides[side][name] = made
+			c.sides[side][name] = made // also what could not be written: somebody with more rights may have
 			for _, n := range made.rows {
 				planted.Rows += n
 			}
@@ -78,8 +77,7 @@ func sow(ctx context.Context, field Field, tenants [2]atlas.TenantID, key Key, w
 			planted.Objects += len(made.data.Objects)
 		}
 		if planted.Failed != "" {
-			delete(c.sides[A], name)
-			delete(c.sides[B], name)
+			planted.Rows, planted.Documents, planted.Objects = 0, 0, 0
 		}
 		if write {
 			c.Plants = append(c.Plants, planted)

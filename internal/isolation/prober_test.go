@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/atlas-mcp/atlas/internal/app"
+	"github.com/atlas-mcp/atlas/internal/demo"
 	"github.com/atlas-mcp/atlas/internal/isolation"
 )
 
@@ -126,4 +128,50 @@ func TestProberConfig(t *testing.T) {
 	if err := (isolation.ProberConfig{}).Validate(); err != nil {
 		t.Error(err)
 	}
+}
+
+// On the demo profile, with the limits that it ships with, a server's own checks hold.
+func TestProberOnTheDemo(t *testing.T) {
+	w := watch(t)
+	a := openApp(t, app.Options{})
+	results := make(chan string, 1000)
+	p, err := isolation.NewProber(isolation.ProberConfig{Interval: new(time.Second), Checks: 10}, isolation.ProberDeps{
+		Target: direct(t, a), Count: func(result string) { results <- result }, Version: func() string { return "1" },
+		Field: func() isolation.Field {
+			return isolation.Field{Sources: w.sources, Samples: demo.Companies()[demo.Acme]}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	for range 50 { // the first round: ten checks on each of five sources
+		if got := <-results; got != string(isolation.Held) {
+			t.Errorf("a check ended %s: %+v", got, p.Status())
+		}
+	}
+	cancel()
+	<-done
+	if s := p.Status(); len(s.NotProven) != 0 || len(s.Leaking) != 0 {
+		t.Errorf("got %+v", s)
+	}
+	calls := 0
+	if err := a.FlushAudit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for rec, err := range app.QueryAudit(t.Context(), a.Config().Audit.Path, app.AuditFilter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec.Transport != isolation.Transport {
+			t.Fatalf("a record that does not show that it is the prober's: %+v", rec)
+		}
+		calls++
+	}
+	if calls > 600 {
+		t.Errorf("%d calls to learn and for fifty checks", calls)
+	}
+	t.Logf("%d calls", calls)
 }
