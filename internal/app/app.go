@@ -165,10 +165,7 @@ func (a *App) openAudit(context.Context) (err error) {
 	}
 	a.onClose(a.auditLog.Close)
 	if err := a.metrics.GaugeFunc("atlas_audit_healthy", "1 while audit records can be stored, 0 while they cannot.", func() float64 {
-		if a.auditLog.Healthy() != nil {
-			return 0
-		}
-		return 1
+		return number(a.auditLog.Healthy() == nil)
 	}); err != nil {
 		return err
 	}

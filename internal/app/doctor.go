@@ -21,6 +21,7 @@ import (
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/edge/auth"
+	"github.com/atlas-mcp/atlas/internal/state/redis"
 )
 
 // The states of a finding.
@@ -76,6 +77,7 @@ func Doctor(ctx context.Context, o Options) []Finding {
 	d.exposure(cfg)
 	d.files(cfg)
 	d.state(ctx, a)
+	d.redis(ctx, a)
 	d.sources(ctx, a)
 	d.issuers(ctx, a)
 	d.roles(a)
@@ -182,6 +184,31 @@ func (d *doctor) state(ctx context.Context, a *App) {
 		return
 	}
 	d.ok("audit", "log", "can be written; the chain of %d records holds", report.Records)
+}
+
+// redis looks at what replicas share.
+func (d *doctor) redis(ctx context.Context, a *App) {
+	r := a.replicas
+	if r == nil {
+		return
+	}
+	const area, name = "redis", "replicas"
+	var info redis.Info
+	took, err := timed(ctx, func(ctx context.Context) (err error) { info, err = r.client.Ping(ctx); return err })
+	if err != nil {
+		d.not(Failed, area, name, "start Redis, or correct redis.url; until then limits are held as ratelimit.on_store_failure says, and each replica caches for itself", "%v", err)
+		return
+	}
+	d.ok(area, name, "%s %s, %s, answers in %s", info.Server, info.Version, info.Mode, took)
+	for _, what := range a.cfg.Redis.Cleartext() {
+		d.not(Warning, area, "transport", "write rediss:// in redis.url, or set redis.tls", "%s is reached in the clear: passwords and customers' data cross the network as they are", what)
+	}
+	if info.Eviction != "" && info.Eviction != "noeviction" {
+		d.not(Warning, area, "maxmemory-policy", "CONFIG SET maxmemory-policy noeviction", "is %s: a full Redis drops limits", info.Eviction)
+	}
+	if a.cfg.Redis.BusKey == "" {
+		d.not(Warning, area, "redis.bus_key", "set it to 64 hex digits, the same on all replicas (openssl rand -hex 32)", "none: whoever can write to Redis can make replicas reload")
+	}
 }
 
 func timed(ctx context.Context, f func(context.Context) error) (time.Duration, error) {

@@ -2,11 +2,15 @@ package app
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/copilot"
+	"github.com/atlas-mcp/atlas/internal/copilot/memory"
+	memoryredis "github.com/atlas-mcp/atlas/internal/copilot/memory/redis"
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/seal"
 	"github.com/atlas-mcp/atlas/internal/stage/cache"
@@ -56,7 +60,17 @@ func (a *App) openReplicas(ctx context.Context) error {
 		return err
 	}
 	a.limits, a.replicas = r.failover, r
-	return nil
+	return errors.Join(
+		a.metrics.GaugeFunc("atlas_limiter_store_up", "1 while the store of the limits that replicas share answers, 0 while it is done without.", func() float64 { return number(!r.failover.Down()) }),
+		a.metrics.GaugeFunc("atlas_bus_listening", "1 while messages of other replicas arrive.", func() float64 { return number(r.bus.Listening()) }),
+	)
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // openCache makes the cache, over the tier that replicas share if there is one.
@@ -91,6 +105,20 @@ func (a *App) openCache(context.Context) (err error) {
 	})
 }
 
+// Memory returns where the copilot keeps the turns of its sessions: in what replicas share if there is a
+// Redis, else in this process.
+func (a *App) Memory(cfg memory.Config) (copilot.Memory, error) {
+	r := a.replicas
+	if r == nil {
+		return memory.New(cfg)
+	}
+	ring, err := seal.New("atlas copilot memory v1", seal.Key{ID: "1", Secret: a.sealKey})
+	if err != nil {
+		return nil, err
+	}
+	return memoryredis.New(cfg, memoryredis.Deps{Client: r.client.Client(), Prefix: r.client.Prefix(), Seal: ring})
+}
+
 // runReplicas listens to the other replicas.
 func (a *App) runReplicas(ctx context.Context, group *errgroup.Group) {
 	r := a.replicas
@@ -110,8 +138,6 @@ func (a *App) heard(ctx context.Context, m redis.Message) {
 		}
 	case redis.TopicResource:
 		a.server.ResourceUpdated(m.Tenant, m.Name)
-	case redis.TopicTools:
-		a.server.ToolsChanged()
 	case redis.TopicGap:
 		// What was missed cannot be known. Clients may ask again for tools; a file that was changed is
 		// seen by the watch on it; the cache listens for itself.

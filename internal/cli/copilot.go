@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -30,6 +31,7 @@ type copilotCmd struct {
 	identity
 	Question []string `arg:"" optional:"" help:"The question."`
 	Chat     bool     `help:"Read questions from the standard input, one a line, as one conversation."`
+	Session  string   `help:"Go on with the conversation of this name, where turns outlive the command: in the Redis of the configuration, for an hour." placeholder:"NAME"`
 	Quiet    bool     `help:"No live progress of the agents."`
 }
 
@@ -53,6 +55,7 @@ func (c copilotCmd) Run(ctx context.Context, p *Program, g *globals) error {
 		return err
 	}
 	defer target.close()
+	target.key.Session = cmp.Or(c.Session, target.key.Session)
 	return p.ask(ctx, g, c.modelFlags, target, question, c.Chat, c.Quiet)
 }
 
@@ -61,6 +64,7 @@ type target struct {
 	client *mcpclient.Client
 	cfg    copilot.Config
 	key    copilot.SessionKey
+	memory copilot.Memory
 	close  func()
 }
 
@@ -79,10 +83,12 @@ func (c copilotCmd) connect(ctx context.Context, p *Program, g *globals) (*targe
 	if err != nil {
 		return nil, connectError(url, err)
 	}
-	return &target{
+	t := &target{
 		client: client, key: copilot.SessionKey{Tenant: tenant, Subject: "token", Session: rand.Text()},
 		close: func() { _ = client.Close() }, // nothing is lost with a session
-	}, nil
+	}
+	t.memory, err = memory.New(memory.Config{})
+	return t, err
 }
 
 // connectError tells what is wrong with the way to the server, for the person who set it up.
@@ -144,6 +150,9 @@ func (p *Program) embedded(ctx context.Context, g *globals, who identity) (*targ
 		}
 		t.key = copilot.SessionKey{Tenant: string(principal.Tenant), Subject: principal.Subject, Session: rand.Text()}
 	}
+	if err == nil {
+		t.memory, err = a.Memory(memory.Config{})
+	}
 	if err != nil {
 		t.close()
 		return nil, err
@@ -157,11 +166,7 @@ func (p *Program) ask(ctx context.Context, g *globals, m modelFlags, t *target, 
 	if err != nil {
 		return err
 	}
-	mem, err := memory.New(memory.Config{})
-	if err != nil {
-		return err
-	}
-	pilot, err := copilot.New(t.cfg, model, t.client, mem, slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	pilot, err := copilot.New(t.cfg, model, t.client, t.memory, slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	if err != nil {
 		return err
 	}

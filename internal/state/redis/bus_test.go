@@ -123,12 +123,8 @@ func TestReplicasTellEachOther(t *testing.T) {
 	}
 	messages := []redis.Message{
 		{Topic: redis.TopicReload},
-		{Topic: redis.TopicPurge, Tenant: "acme", Name: "crm_order"},
-		{Topic: redis.TopicPurge, Tenant: "acme"},
-		{Topic: redis.TopicTools},
+		{Topic: redis.TopicResource, Tenant: "acme", Name: "crm_order"},
 		{Topic: redis.TopicResource, Tenant: "globex", Name: "crm://orders/ö_1?x=\"<>\\"},
-		{Topic: redis.TopicSession, Tenant: "acme", Name: "s1"},
-		{Topic: redis.TopicRevoked, Name: "jti-1"},
 	}
 	for _, m := range messages {
 		publish(t, a, m)
@@ -145,8 +141,8 @@ func TestReplicasTellEachOther(t *testing.T) {
 		t.Errorf("%v, %v", a.counts, b.counts)
 	}
 	// Bad messages do not get out, and one that did not get out is missed.
-	if err := a.Publish(t.Context(), redis.Message{Topic: redis.TopicPurge}); err == nil {
-		t.Error("a purge of no tenant was sent")
+	if err := a.Publish(t.Context(), redis.Message{Topic: redis.TopicResource}); err == nil {
+		t.Error("news of no tenant were sent")
 	}
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -182,7 +178,7 @@ func TestForeignersOnTheBus(t *testing.T) {
 	for _, l := range []*listener{b, naive, forger} {
 		l.want(t, gap)
 	}
-	purge := redis.Message{Topic: redis.TopicPurge, Tenant: "acme", Name: "x"}
+	purge := redis.Message{Topic: redis.TopicResource, Tenant: "acme", Name: "x"}
 	publish(t, naive, purge)
 	publish(t, forger, purge)
 	publish(t, b, purge)
@@ -222,7 +218,7 @@ func TestSlowHandler(t *testing.T) {
 	until(t, "listening", slow.Listening)
 	const n = 1000
 	for i := range n {
-		publish(t, b, redis.Message{Topic: redis.TopicPurge, Tenant: "acme", Name: fmt.Sprint(i)})
+		publish(t, b, redis.Message{Topic: redis.TopicResource, Tenant: "acme", Name: fmt.Sprint(i)})
 	}
 	until(t, "messages were lost", func() bool { return slow.counted(redis.BusLost) > 0 })
 	if _, err := slow.client.Ping(t.Context()); err != nil {

@@ -25,11 +25,7 @@ const (
 	// after each loss of the connection, and when it is too slow. It then drops what it cannot be sure of.
 	TopicGap      Topic = "gap"
 	TopicReload   Topic = "reload"           // the configuration was reloaded at the sender
-	TopicPurge    Topic = "cache.purge"      // Tenant's answers of tool Name are stale, of all tools if Name is empty
-	TopicTools    Topic = "tools.changed"    // of Tenant, or of all if Tenant is empty
 	TopicResource Topic = "resource.updated" // Tenant's resource with URI Name
-	TopicSession  Topic = "session.ended"    // Name is the session's digest: ids are secret, and not for the bus
-	TopicRevoked  Topic = "token.revoked"    // Name is the token's id; Tenant may be empty
 )
 
 // A Message is what replicas tell each other.
@@ -39,21 +35,10 @@ type Message struct {
 	Name   string         `json:"name,omitempty"`
 }
 
-type presence uint8
-
-const (
-	never presence = iota
-	optional
-	always
-)
-
-var topics = map[Topic]struct{ tenant, name presence }{
-	TopicReload:   {never, never},
-	TopicPurge:    {always, optional},
-	TopicTools:    {optional, never},
-	TopicResource: {always, always},
-	TopicSession:  {always, always},
-	TopicRevoked:  {optional, always},
+// topics says of each topic that may be sent whether it is about something by name, of a tenant.
+var topics = map[Topic]bool{
+	TopicReload:   false,
+	TopicResource: true,
 }
 
 const (
@@ -66,12 +51,11 @@ const (
 )
 
 func (m Message) check() error {
-	rule, ok := topics[m.Topic]
+	named, ok := topics[m.Topic]
 	if !ok {
 		return fmt.Errorf("there is no topic %q", m.Topic)
 	}
-	if rule.tenant == always && m.Tenant == "" || rule.tenant == never && m.Tenant != "" ||
-		rule.name == always && m.Name == "" || rule.name == never && m.Name != "" {
+	if (m.Tenant != "") != named || (m.Name != "") != named {
 		return fmt.Errorf("a message about %s has a part too few or too many", m.Topic)
 	}
 	if m.Tenant != "" {

@@ -20,7 +20,7 @@ func sample(m Message) envelope {
 func TestWhatIsSentIsReceived(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := Message{
-			Topic:  rapid.SampledFrom([]Topic{TopicReload, TopicPurge, TopicTools, TopicResource, TopicSession, TopicRevoked, TopicGap, "x"}).Draw(t, "topic"),
+			Topic:  rapid.SampledFrom([]Topic{TopicReload, TopicResource, TopicGap, "x"}).Draw(t, "topic"),
 			Tenant: atlas.TenantID(rapid.SampledFrom([]string{"", "acme", "Bad"}).Draw(t, "tenant")),
 			Name:   rapid.OneOf(rapid.String(), rapid.Just(""), rapid.Just(strings.Repeat(`"<\`, maxName/3)), rapid.Just(strings.Repeat("\u2028", maxName/3))).Draw(t, "name"),
 		}
@@ -49,20 +49,14 @@ func TestMessages(t *testing.T) {
 	}{
 		{Message{Topic: TopicReload}, true},
 		{Message{Topic: TopicReload, Tenant: "acme"}, false},
-		{Message{Topic: TopicPurge, Tenant: "acme"}, true},
-		{Message{Topic: TopicPurge, Tenant: "acme", Name: "crm_order"}, true},
-		{Message{Topic: TopicPurge, Name: "crm_order"}, false},
-		{Message{Topic: TopicPurge, Tenant: "acme}{", Name: "crm_order"}, false},
-		{Message{Topic: TopicTools}, true},
-		{Message{Topic: TopicTools, Tenant: "acme", Name: "x"}, false},
 		{Message{Topic: TopicResource, Tenant: "acme", Name: "crm://orders/1"}, true},
 		{Message{Topic: TopicResource, Tenant: "acme"}, false},
+		{Message{Topic: TopicResource, Name: "crm://orders/1"}, false},
+		{Message{Topic: TopicResource, Tenant: "acme}{", Name: "crm://orders/1"}, false},
 		{Message{Topic: TopicResource, Tenant: "acme", Name: "a\nb"}, false},
 		{Message{Topic: TopicResource, Tenant: "acme", Name: "\xff"}, false},
 		{Message{Topic: TopicResource, Tenant: "acme", Name: strings.Repeat("x", maxName)}, true},
 		{Message{Topic: TopicResource, Tenant: "acme", Name: strings.Repeat("x", maxName+1)}, false},
-		{Message{Topic: TopicSession, Name: "x"}, false},
-		{Message{Topic: TopicRevoked, Name: "jti"}, true},
 		{Message{Topic: TopicGap}, false},
 		{Message{}, false},
 	} {
@@ -133,7 +127,7 @@ func TestSenders(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, m := range []Message{{Topic: TopicReload}, {Topic: TopicPurge, Tenant: "acme", Name: "x"}} {
+	for _, m := range []Message{{Topic: TopicReload}, {Topic: TopicResource, Tenant: "acme", Name: "x"}} {
 		for _, k := range [][]byte{nil, key} {
 			wire, err := sample(m).encode(k, "c")
 			if err != nil {
