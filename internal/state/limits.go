@@ -13,6 +13,9 @@ type Limits struct {
 	MaxBytes int64         `yaml:"max_bytes"`      // bytes of values in one space; default 64 MiB
 	MaxValue int           `yaml:"max_value"`      // bytes of one value; default 1 MiB
 	Keep     time.Duration `yaml:"keep_approvals"` // how long after its expiry an approval is kept; default 720h
+
+	MaxMemories int `yaml:"max_memories"` // memories of one tenant; default 100,000
+	MaxMemory   int `yaml:"max_memory"`   // bytes of the text of one; default 8 KiB
 }
 
 // WithDefaults returns l with every unset field filled in.
@@ -21,6 +24,8 @@ func (l Limits) WithDefaults() Limits {
 	l.MaxBytes = cmp.Or(l.MaxBytes, 64<<20)
 	l.MaxValue = cmp.Or(l.MaxValue, 1<<20)
 	l.Keep = cmp.Or(l.Keep, 30*24*time.Hour)
+	l.MaxMemories = cmp.Or(l.MaxMemories, 100_000)
+	l.MaxMemory = cmp.Or(l.MaxMemory, 8<<10)
 	return l
 }
 
@@ -35,6 +40,8 @@ func (l Limits) Validate() error {
 		{"max_bytes", l.MaxBytes},
 		{"max_value", int64(l.MaxValue)},
 		{"keep_approvals", int64(l.Keep)},
+		{"max_memories", int64(l.MaxMemories)},
+		{"max_memory", int64(l.MaxMemory)},
 	} {
 		if f.value < 0 {
 			errs = append(errs, fmt.Errorf("%s must not be negative", f.name))

@@ -1,7 +1,8 @@
-// Package state says what Atlas itself must remember beyond one process's life: approvals, and
-// small values under compare-and-set (results kept for idempotency keys, the position of the
-// audit log, keys). Drivers are the folders below: sqlite for one host, memory for tests and for
-// servers that may forget; statetest holds the contract that each passes. What the values mean is
+// Package state says what Atlas itself must remember beyond one process's life: approvals, what the
+// copilot keeps of customers, and small values under compare-and-set (results kept for idempotency
+// keys, the position of the audit log, keys). Drivers are the folders below: postgres for several
+// hosts, sqlite for one, memory for tests and for servers that may forget; statetest holds the
+// contract that each passes. What the values mean is
 // left to the parts that keep them, which declare the few methods that they use.
 //
 // The law for every driver: methods are safe for concurrent use, by several processes too where
@@ -21,6 +22,7 @@ import (
 // A Store remembers everything.
 type Store interface {
 	Approvals
+	Memories
 	KV
 	// Ping asks whether the store can answer.
 	Ping(ctx context.Context) error
@@ -50,6 +52,35 @@ type Approvals interface {
 	// of next, if it still is in old.State and not past its expiry, and reports whether it did.
 	// It also reports false where the approval would become live beside another of its binding.
 	SwapApproval(ctx context.Context, old, next atlas.Approval) (bool, error)
+}
+
+// A Memory is one thing that the copilot keeps of a customer beyond a session.
+type Memory struct {
+	ID       string // chosen by who adds it; unique within the tenant
+	Tenant   atlas.TenantID
+	Customer string    // whom it is about
+	Text     string    // UTF-8
+	Call     string    // id of the call whose answer it is from
+	Created  time.Time // in UTC
+	Expires  time.Time // in UTC; zero means never
+}
+
+// Memories are kept by tenant. One past its expiry is not shown, counted or found, whether or not
+// the store has deleted it yet.
+type Memories interface {
+	// AddMemory stores m. If the tenant has one of that id, it changes nothing: adding again after a
+	// failure whose outcome is unknown is safe. The code is rate_limited when the tenant has
+	// [Limits].MaxMemories, too_large for a text over [Limits].MaxMemory.
+	AddMemory(ctx context.Context, m Memory) error
+	// FindMemories returns at most limit of the tenant's memories of the customer, newest first.
+	FindMemories(ctx context.Context, tenant atlas.TenantID, customer string, limit int) ([]Memory, error)
+	// ListMemories returns at most limit of the tenant's memories, newest first.
+	ListMemories(ctx context.Context, tenant atlas.TenantID, limit int) ([]Memory, error)
+	// DeleteMemory deletes the tenant's memory of that id and reports whether there was one.
+	DeleteMemory(ctx context.Context, tenant atlas.TenantID, id string) (bool, error)
+	// ForgetCustomer deletes all of the tenant's memories of the customer, those past their expiry
+	// too, and returns how many there were (GDPR, article 17). What it returns nil for is gone.
+	ForgetCustomer(ctx context.Context, tenant atlas.TenantID, customer string) (int, error)
 }
 
 // KV keeps small values, each under a key in a space. A space is the unit of isolation and of the

@@ -30,6 +30,7 @@ type Store struct {
 	version int64 // the last one given to a value
 	tenants map[atlas.TenantID]*approvals
 	spaces  map[string]*space
+	kept    map[atlas.TenantID]map[string]state.Memory // by id
 }
 
 var _ state.Store = (*Store)(nil)
@@ -43,6 +44,7 @@ func New(limits state.Limits) (*Store, error) {
 		limits:  limits.WithDefaults(),
 		tenants: map[atlas.TenantID]*approvals{},
 		spaces:  map[string]*space{},
+		kept:    map[atlas.TenantID]map[string]state.Memory{},
 	}, nil
 }
 
@@ -72,7 +74,7 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed, s.tenants, s.spaces = true, nil, nil
+	s.closed, s.tenants, s.spaces, s.kept = true, nil, nil, nil
 	return nil
 }
 

@@ -73,6 +73,21 @@ var migrations = []string{
 	DROP INDEX approval_live;
 	CREATE UNIQUE INDEX approval_live ON approval
 		(tenant, home_tenant, issuer, subject, delegator, tool, version, policy, args) WHERE live = 1;`,
+
+	// What is deleted of a customer is overwritten (PRAGMA secure_delete, see open).
+	`CREATE TABLE memory (
+		tenant   TEXT NOT NULL,
+		id       TEXT NOT NULL,
+		customer TEXT NOT NULL,
+		text     TEXT NOT NULL,
+		call     TEXT NOT NULL,
+		created  INTEGER NOT NULL,
+		expires  INTEGER NOT NULL,
+		PRIMARY KEY (tenant, id)
+	) STRICT;
+	CREATE INDEX memory_customer ON memory (tenant, customer, created);
+	CREATE INDEX memory_list ON memory (tenant, created);
+	CREATE INDEX memory_expires ON memory (expires) WHERE expires > 0;`,
 }
 
 // migrate brings the file to the newest version. The immediate transaction makes a second process

@@ -90,7 +90,7 @@ func open(ctx context.Context, path string, cfg Config, log *slog.Logger) (*Stor
 	}
 	dsn := func(extra string) string {
 		u := url.URL{Scheme: "file", Path: filepath.ToSlash(path)}
-		return u.String() + fmt.Sprintf("?_busy_timeout=%d&_synchronous=FULL&_txlock=immediate&_defensive=1&_dqs=0&_error_rc=1%s",
+		return u.String() + fmt.Sprintf("?_busy_timeout=%d&_synchronous=FULL&_txlock=immediate&_defensive=1&_dqs=0&_error_rc=1&_pragma=secure_delete(on)%s",
 			busyTimeout.Milliseconds(), extra)
 	}
 	s := &Store{limits: cfg.Limits.WithDefaults(), log: log}
@@ -227,7 +227,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// Sweep deletes values past their expiry, and approvals that have been past theirs for as long as
+// Sweep deletes values and memories past their expiry, and approvals that have been past theirs for as long as
 // they are kept.
 func (s *Store) Sweep(ctx context.Context) error {
 	now := time.Now()
@@ -236,6 +236,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 		before time.Time
 	}{
 		{`DELETE FROM kv WHERE rowid IN (SELECT rowid FROM kv WHERE expires > 0 AND expires <= ? LIMIT ?)`, now},
+		{`DELETE FROM memory WHERE rowid IN (SELECT rowid FROM memory WHERE expires > 0 AND expires <= ? LIMIT ?)`, now},
 		{`DELETE FROM approval WHERE rowid IN (SELECT rowid FROM approval WHERE expires <= ? LIMIT ?)`, now.Add(-s.limits.Keep)},
 	} {
 		for n := int64(sweepRows); n == sweepRows; {

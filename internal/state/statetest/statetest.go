@@ -21,6 +21,7 @@ type Opener func(t *testing.T, limits state.Limits) (s state.Store, again func()
 // Run checks everything that [state.Store] promises.
 func Run(t *testing.T, open Opener) {
 	t.Run("approvals", func(t *testing.T) { approvals(t, open) })
+	t.Run("memories", func(t *testing.T) { memories(t, open) })
 	t.Run("kv", func(t *testing.T) { kv(t, open) })
 	t.Run("life", func(t *testing.T) { life(t, open) })
 }
@@ -29,13 +30,18 @@ func life(t *testing.T, open Opener) {
 	methods := func(s state.Store) map[string]func(context.Context) error {
 		a := Approval("acme", "alice", "d")
 		return map[string]func(context.Context) error{
-			"Ping":          s.Ping,
-			"FindApproval":  func(ctx context.Context) error { _, _, err := s.FindApproval(ctx, a); return err },
-			"AddApproval":   func(ctx context.Context) error { _, err := s.AddApproval(ctx, a, 1, 1); return err },
-			"GetApproval":   func(ctx context.Context) error { _, err := s.GetApproval(ctx, "acme", a.ID); return err },
-			"ListApprovals": func(ctx context.Context) error { _, err := s.ListApprovals(ctx, "acme", "", 1); return err },
-			"SwapApproval":  func(ctx context.Context) error { _, err := s.SwapApproval(ctx, a, a); return err },
-			"Get":           func(ctx context.Context) error { _, _, err := s.Get(ctx, "a", "k"); return err },
+			"Ping":           s.Ping,
+			"FindApproval":   func(ctx context.Context) error { _, _, err := s.FindApproval(ctx, a); return err },
+			"AddApproval":    func(ctx context.Context) error { _, err := s.AddApproval(ctx, a, 1, 1); return err },
+			"GetApproval":    func(ctx context.Context) error { _, err := s.GetApproval(ctx, "acme", a.ID); return err },
+			"ListApprovals":  func(ctx context.Context) error { _, err := s.ListApprovals(ctx, "acme", "", 1); return err },
+			"SwapApproval":   func(ctx context.Context) error { _, err := s.SwapApproval(ctx, a, a); return err },
+			"AddMemory":      func(ctx context.Context) error { return s.AddMemory(ctx, Memory("acme", "CUST-1", "m")) },
+			"FindMemories":   func(ctx context.Context) error { _, err := s.FindMemories(ctx, "acme", "CUST-1", 1); return err },
+			"ListMemories":   func(ctx context.Context) error { _, err := s.ListMemories(ctx, "acme", 1); return err },
+			"DeleteMemory":   func(ctx context.Context) error { _, err := s.DeleteMemory(ctx, "acme", "m"); return err },
+			"ForgetCustomer": func(ctx context.Context) error { _, err := s.ForgetCustomer(ctx, "acme", "CUST-1"); return err },
+			"Get":            func(ctx context.Context) error { _, _, err := s.Get(ctx, "a", "k"); return err },
 			"CompareAndSet": func(ctx context.Context) error {
 				_, err := s.CompareAndSet(ctx, "a", "k", 0, nil, time.Time{})
 				return err

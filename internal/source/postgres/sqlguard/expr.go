@@ -480,6 +480,7 @@ func (w *rewriter) figure(n *pg.Node) (name string, strong bool) {
 				}
 				return w.figure(list[0].GetResTarget().GetVal())
 			}
+		default: // the others have none
 		}
 	}
 	return "", false
