@@ -121,6 +121,19 @@ type Search struct {
 	Size   int            // at most this many hits; 0 means 10
 }
 
+// A BodySearcher answers searches whose query an agent wrote in the store's own language. The driver
+// reads the body, and writes anew what it allows of it: nothing of it is passed on.
+type BodySearcher interface {
+	// SearchDSL answers a body for the tenant with at most size hits (0 means 10), and with the
+	// aggregations that the body asks for, or nil. Codes: invalid_query, with the place of the fault in
+	// the context as "at".
+	SearchDSL(ctx context.Context, tenant atlas.TenantID, body json.RawMessage, size int) (Hits, json.RawMessage, error)
+	// Fields are the fields that a body may name, with their types; Clauses what it may be made of,
+	// with their forms. Both are for the tool's description.
+	Fields() map[string]string
+	Clauses() map[string]string
+}
+
 // A VectorIndex answers similarity searches, nearest first. It embeds text itself, so that
 // stored and asked vectors always come from one embedder.
 type VectorIndex interface {

@@ -93,7 +93,10 @@ type found struct {
 	Hits  []source.Hit `json:"hits"`
 }
 
-func hitsResult(h source.Hits) (atlas.Result, error) {
+func hitsResult(h source.Hits) (atlas.Result, error) { return answer(foundOf(h)) }
+
+// foundOf is an answer with nothing missing in it.
+func foundOf(h source.Hits) found {
 	out := found{Total: h.Total, Hits: h.Hits}
 	if out.Hits == nil {
 		out.Hits = []source.Hit{}
@@ -103,5 +106,5 @@ func hitsResult(h source.Hits) (atlas.Result, error) {
 			out.Hits[i].Fields = map[string]any{}
 		}
 	}
-	return answer(out)
+	return out
 }

@@ -14,9 +14,9 @@ import (
 )
 
 // Verbs says which verbs of a source are offered as tools, and how. The zero Verbs offers all that
-// the source can do, except "send", which must be asked for.
+// the source can do, except "send" and "query_dsl", which must be asked for.
 type Verbs struct {
-	Expose   []string    `yaml:"expose"`   // verbs: query, schema, search, get, list, put, link, fetch, send; [] for none
+	Expose   []string    `yaml:"expose"`   // verbs: query, schema, search, query_dsl, get, list, put, link, fetch, send; [] for none
 	Reads    atlas.Reads `yaml:"reads"`    // default: untrusted for search and HTTP sources, private for others
 	Toolsets []string    `yaml:"toolsets"` // named groups that the tools belong to
 	Tags     []string    `yaml:"tags"`
@@ -74,7 +74,7 @@ func (v Verbs) Validate() error {
 	return errors.Join(errs...)
 }
 
-var verbNames = []string{"query", "schema", "search", "get", "list", "put", "link", "fetch", "send"}
+var verbNames = []string{"query", "schema", "search", "query_dsl", "get", "list", "put", "link", "fetch", "send"}
 
 // A verb is one thing that a source with a capability can do. The make functions stand beside the
 // code that runs them: query.go, search.go, object.go, fetch.go.
@@ -95,6 +95,7 @@ func verbTable() []verb {
 		{name: "query", able: can[source.Querier], make: queryTool, scope: "read"},
 		{name: "schema", able: can[source.Querier], make: schemaTool, scope: "read"},
 		{name: "search", able: can[source.Searcher], make: searchTool, scope: "read", public: true},
+		{name: "query_dsl", able: can[source.BodySearcher], make: dslTool, scope: "read", public: true, optIn: true},
 		{name: "search", able: can[source.VectorIndex], make: nearestTool, scope: "read"},
 		{name: "get", able: can[source.ObjectStore], make: getTool, scope: "read"},
 		{name: "list", able: can[source.ObjectStore], make: listTool, scope: "read"},

@@ -23,10 +23,11 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
-	_ source.Config   = (*elasticsearch.Config)(nil)
-	_ source.Searcher = (*elasticsearch.Index)(nil)
-	_ source.Loader   = (*elasticsearch.Index)(nil)
-	_ source.Migrator = (*elasticsearch.Config)(nil)
+	_ source.Config       = (*elasticsearch.Config)(nil)
+	_ source.Searcher     = (*elasticsearch.Index)(nil)
+	_ source.BodySearcher = (*elasticsearch.Index)(nil)
+	_ source.Loader       = (*elasticsearch.Index)(nil)
+	_ source.Migrator     = (*elasticsearch.Config)(nil)
 )
 
 // server is the real one.
