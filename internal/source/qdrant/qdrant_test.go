@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -301,6 +302,57 @@ func TestDownAtTheStart(t *testing.T) {
 	company(t, src)
 	if got, err := ask(t, src, acme, source.Nearest{Text: "refund"}); err != nil || len(got.Hits) == 0 {
 		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+// A server that breaks off connections under load gives no wrong answer, and is used again at once
+// when it is back.
+func TestBreaksOff(t *testing.T) {
+	s := &qdranttest.Server{}
+	var n atomic.Int64
+	var down atomic.Bool
+	src := open(t, qdrant.Config{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if down.Load() && n.Add(1)%3 > 0 {
+			rec := httptest.NewRecorder()
+			s.ServeHTTP(rec, r)
+			body := rec.Body.Bytes()
+			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+			_, _ = w.Write(body[:len(body)/2]) // and no more of it
+			panic(http.ErrAbortHandler)
+		}
+		s.ServeHTTP(w, r)
+	}))}, sourcetest.Embedder{}, nil)
+	company(t, src)
+	down.Store(true)
+	var failed, answered atomic.Int64
+	var wg sync.WaitGroup
+	for _, tenant := range []atlas.TenantID{acme, globex, acme, globex} {
+		wg.Go(func() {
+			for range 50 {
+				got, err := ask(t, src, tenant, source.Nearest{Text: "refund", K: 50})
+				switch {
+				case err == nil && len(got.Hits) == 5:
+					answered.Add(1)
+				case atlas.CodeOf(err) == atlas.CodeSourceUnavailable:
+					failed.Add(1)
+				default:
+					t.Errorf("%s: %v, %v", tenant, got, err)
+				}
+				for _, h := range got.Hits {
+					if title, _ := h.Fields["title"].(string); !strings.Contains(title, "belongsto"+string(tenant)) {
+						t.Errorf("%s is given %v", tenant, h)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if failed.Load() == 0 || answered.Load() == 0 {
+		t.Errorf("%d failed, %d answered", failed.Load(), answered.Load())
+	}
+	down.Store(false)
+	if got, err := ask(t, src, acme, source.Nearest{Text: "refund", K: 50}); err != nil || len(got.Hits) != 5 {
+		t.Errorf("back again: %v, %v", got, err)
 	}
 }
 

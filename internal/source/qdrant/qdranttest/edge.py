@@ -3,19 +3,21 @@
 The engine is Qdrant Edge, the storage and search code of the Qdrant server as a library; requests
 are checked by the models that Qdrant generates from its OpenAPI document, which refuse unknown
 fields. What is not Qdrant's here is the HTTP between the two: no replicas, no shards, no strict
-mode. Data lives in a temporary directory and is gone at the end.
+mode. Data lives in the directory that --data names, or in a temporary one that is gone at the end.
 
     python3 -m venv venv && venv/bin/pip install qdrant-edge-py==0.9.0 qdrant-client==1.20.0
-    venv/bin/python edge.py 127.0.0.1:6333 [API_KEY]
+    venv/bin/python edge.py 127.0.0.1:6333 [API_KEY] [--data DIRECTORY]
 
 Then ATLAS_TEST_QDRANT=http://127.0.0.1:6333 go test ./internal/source/qdrant/...
 """
 
+import argparse
 import http.server
 import json
+import pathlib
 import re
+import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -37,32 +39,51 @@ class Refused(Exception):
 
 
 class Collection:
-    def __init__(self, create):
+    """A collection lies in a directory: the shard, and a file that says how it was made."""
+
+    def __init__(self, path, create, indexes=None):
         if not isinstance(create.vectors, rest.VectorParams):
             raise Refused(400, "Bad request: only one unnamed vector is served here")
-        self.create, self.indexes, self.lock = create, {}, threading.Lock()
-        self.dir = tempfile.TemporaryDirectory()
+        self.path, self.create, self.indexes, self.lock = path, create, indexes or {}, threading.Lock()
         hnsw = create.hnsw_config or rest.HnswConfigDiff()
-        self.shard = edge.EdgeShard.create(
-            self.dir.name,
-            edge.EdgeConfig(
-                vectors=edge.EdgeVectorParams(
-                    size=create.vectors.size,
-                    distance=getattr(edge.Distance, create.vectors.distance.value),
-                ),
-                hnsw_config=edge.HnswIndexConfig(
-                    m=16 if hnsw.m is None else hnsw.m,
-                    ef_construct=hnsw.ef_construct or 100,
-                    full_scan_threshold=hnsw.full_scan_threshold or 10000,
-                    payload_m=hnsw.payload_m,
-                ),
+        config = edge.EdgeConfig(
+            vectors=edge.EdgeVectorParams(
+                size=create.vectors.size,
+                distance=getattr(edge.Distance, create.vectors.distance.value),
+            ),
+            hnsw_config=edge.HnswIndexConfig(
+                m=16 if hnsw.m is None else hnsw.m,
+                ef_construct=hnsw.ef_construct or 100,
+                full_scan_threshold=hnsw.full_scan_threshold or 10000,
+                payload_m=hnsw.payload_m,
             ),
         )
+        if indexes is None:
+            path.mkdir(parents=True)
+            self.shard = edge.EdgeShard.create(str(path / "shard"), config)
+            self.keep()
+        else:
+            self.shard = edge.EdgeShard.load(str(path / "shard"), config)
+
+    @classmethod
+    def load(cls, path):
+        kept = json.loads((path / "collection.json").read_text())
+        return cls(path, rest.CreateCollection.model_validate(kept["create"]), kept["indexes"])
+
+    def keep(self):
+        kept = {"create": self.create.model_dump(mode="json", exclude_none=True), "indexes": self.indexes}
+        (self.path / "collection.json.new").write_text(json.dumps(kept))
+        (self.path / "collection.json.new").replace(self.path / "collection.json")
+
+    def drop(self):
+        self.shard.close()
+        shutil.rmtree(self.path)
 
     def update(self, operation):
         with self.lock:
             try:
                 self.shard.update(operation)
+                self.shard.flush()
             except Exception as e:  # the engine raises nothing finer
                 raise Refused(400, f"Wrong input: {e}") from e
         return {"operation_id": 0, "status": "completed"}
@@ -97,6 +118,7 @@ class Collection:
 
 
 COLLECTIONS = {}
+DATA = None  # the directory, once the program runs
 
 
 def body(model, raw):
@@ -183,18 +205,19 @@ def query(c, q):
 
 
 def put_collection(name, raw, _):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", name):
+        raise Refused(400, "Bad request: the name of a collection is letters, digits, - and _ here")
     create = body(rest.CreateCollection, raw)
     if name in COLLECTIONS:
         raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
-    COLLECTIONS[name] = Collection(create)
+    COLLECTIONS[name] = Collection(DATA / name, create)
     return True
 
 
 def delete_collection(name, _raw, _):
     gone = COLLECTIONS.pop(name, None)
     if gone is not None:
-        gone.shard.close()
-        gone.dir.cleanup()
+        gone.drop()
     return gone is not None
 
 
@@ -211,6 +234,7 @@ def put_index(name, raw, _):
     c.indexes[want.field_name] = {"data_type": "keyword", "points": 0}
     if isinstance(schema, rest.KeywordIndexParams):
         c.indexes[want.field_name]["params"] = schema.model_dump(mode="json", exclude_none=True)
+    c.keep()
     return done
 
 
@@ -306,15 +330,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+
 def main():
-    host, port = sys.argv[1].rsplit(":", 1)
-    Handler.api_key = sys.argv[2] if len(sys.argv) > 2 else None
-    server = http.server.ThreadingHTTPServer((host, int(port)), Handler)
-    server.daemon_threads = True
+    global DATA
+    parser = argparse.ArgumentParser(description="Qdrant's engine behind a part of its REST API")
+    parser.add_argument("address", help="host:port to listen on")
+    parser.add_argument("api_key", nargs="?", help="asked for in the header api-key")
+    parser.add_argument("--data", help="directory to keep collections in; default: a temporary one")
+    args = parser.parse_args()
+    temporary = None if args.data else tempfile.TemporaryDirectory()
+    DATA = pathlib.Path(args.data or temporary.name)
+    DATA.mkdir(parents=True, exist_ok=True)
+    for kept in sorted(DATA.glob("*/collection.json")):
+        COLLECTIONS[kept.parent.name] = Collection.load(kept.parent)
+    host, port = args.address.rsplit(":", 1)
+    Handler.api_key = args.api_key
+    server = Server((host, int(port)), Handler)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     server.serve_forever()
-    for name in list(COLLECTIONS):
-        delete_collection(name, b"", "")
+    for c in COLLECTIONS.values():
+        c.shard.close()
 
 
 if __name__ == "__main__":
