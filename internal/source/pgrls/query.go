@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 	"strconv"
 	"time"
@@ -123,14 +124,16 @@ func (db *DB) run(ctx context.Context, conn *pgxpool.Conn, tenant atlas.TenantID
 	if err != nil {
 		return nil, err
 	}
-	cols, err := db.batch(ctx, conn, tenant, st, p, args, row)
-	if p != nil && stale(err) {
-		// The tables changed under the prepared statement, or somebody deallocated it.
-		delete(s.prepared, p.key)
-		if e := pc.Deallocate(ctx, p.sd.Name); e != nil {
+	cols, err := db.batch(ctx, conn, s, tenant, st, p, args, row)
+	if stale(err) && len(s.commands) > 0 {
+		// The tables changed under the prepared statement, or somebody deallocated what was prepared.
+		// No row has come yet: both are found before the first. DEALLOCATE of what is gone would fail.
+		if _, e := pc.Exec(ctx, "DEALLOCATE ALL").ReadAll(); e != nil {
 			return nil, errors.Join(err, e)
 		}
-		cols, err = db.batch(ctx, conn, tenant, st, nil, args, row)
+		clear(s.prepared)
+		clear(s.commands)
+		cols, err = db.batch(ctx, conn, s, tenant, st, nil, args, row)
 	}
 	return cols, err
 }
@@ -187,21 +190,37 @@ func columns(fields []pgconn.FieldDescription) []Column {
 // The transaction is opened by a command of its own. Without it the pipeline would be one
 // transaction just as well, and SET LOCAL would hold in it, but Postgres would write a warning to its
 // log for every SET LOCAL.
-func (db *DB) batch(ctx context.Context, conn *pgxpool.Conn, tenant atlas.TenantID, st *Statement, p *prepared, args [][]byte, row func(Row) (bool, error)) ([]Column, error) {
-	var b pgconn.Batch
-	b.ExecParams("BEGIN READ ONLY", nil, nil, nil, nil)
-	b.ExecParams(db.set.tenant+string(tenant)+"'", nil, nil, nil, nil)
-	b.ExecParams("SET LOCAL statement_timeout = "+strconv.FormatInt(serverTime(ctx), 10), nil, nil, nil, nil)
-	n := 3
+func (db *DB) batch(ctx context.Context, conn *pgxpool.Conn, s *session, tenant atlas.TenantID, st *Statement, p *prepared, args [][]byte, row func(Row) (bool, error)) ([]Column, error) {
+	var (
+		b  pgconn.Batch
+		n  int // commands before the statement
+		pc = conn.Conn().PgConn()
+	)
+	add := func(text string) error {
+		sd, err := s.command(ctx, pc, text)
+		if err != nil {
+			return err
+		}
+		if sd != nil {
+			b.ExecStatement(sd, nil, nil, nil)
+		} else {
+			b.ExecParams(text, nil, nil, nil, nil)
+		}
+		n++
+		return nil
+	}
+	err := errors.Join(
+		add("BEGIN READ ONLY"),
+		add(db.set.tenant+string(tenant)+"'"),
+		add("SET LOCAL statement_timeout = "+strconv.FormatInt(serverTime(ctx), 10)),
+	)
 	if db.set.pooler {
 		for _, nv := range db.set.session {
-			b.ExecParams("SET LOCAL "+nv[0]+" = "+nv[1], nil, nil, nil, nil)
-			n++
+			err = errors.Join(err, add("SET LOCAL "+nv[0]+" = "+nv[1]))
 		}
 	}
 	for _, nv := range st.Set {
-		b.ExecParams("SET LOCAL "+nv.Name+" = "+Literal(nv.Value), nil, nil, nil, nil)
-		n++
+		err = errors.Join(err, add("SET LOCAL "+nv.Name+" = "+Literal(nv.Value)))
 	}
 	traced := sampled(st.Trace)
 	if p != nil {
@@ -218,16 +237,14 @@ func (db *DB) batch(ctx context.Context, conn *pgxpool.Conn, tenant atlas.Tenant
 		}
 		b.ExecParams(text, args, st.Types, nil, nil)
 	}
-	b.ExecParams("COMMIT", nil, nil, nil, nil)
-
-	pc := conn.Conn().PgConn()
+	last := n
+	if err = errors.Join(err, add("COMMIT")); err != nil {
+		return nil, err
+	}
 	mrr := pc.ExecBatch(ctx, &b)
-	var (
-		cols []Column
-		err  error
-	)
+	var cols []Column
 	for i := 0; err == nil && mrr.NextResult(); i++ {
-		if i != n {
+		if i != last {
 			continue
 		}
 		rr := mrr.ResultReader()
@@ -297,15 +314,19 @@ func read(rr *pgconn.ResultReader, cols []Column, row func(Row) (bool, error)) e
 	return failed
 }
 
-// serverTime is how many milliseconds the server gives the statement: a little less than there is,
-// so that it usually is the server that ends it, and the connection stays good.
+// serverTime is how many milliseconds the server gives the statement: a little less than there is (a
+// tenth, up to 100 ms), so that it usually is the server that ends it, and the connection stays good.
+// It is rounded down to 32 steps between powers of two, so that the command that sets it comes again.
 func serverTime(ctx context.Context) int64 {
-	at, ok := ctx.Deadline()
-	if !ok {
-		return maxStatementTime.Milliseconds()
+	left := maxStatementTime
+	if at, ok := ctx.Deadline(); ok {
+		left = time.Until(at)
 	}
-	left := time.Until(at)
-	return max(1, (left - min(left/10, 100*time.Millisecond)).Milliseconds())
+	ms := max(1, (left - min(left/10, 100*time.Millisecond)).Milliseconds())
+	if drop := bits.Len64(uint64(ms)) - 6; drop > 0 { //nolint:gosec // not negative
+		ms = ms >> drop << drop
+	}
+	return ms
 }
 
 // stale reports whether a prepared statement must be prepared anew: its result type changed

@@ -144,7 +144,7 @@ func (d *DB) Inspect(ctx context.Context, tenant atlas.TenantID, q source.Query)
 	if err != nil {
 		return atlas.Facts{}, err
 	}
-	v, err := r.guard.Check(ctx, tenant, c.st.bind(false).text)
+	v, err := r.guard.Check(ctx, tenant, c.bound.Load().text)
 	if err != nil {
 		return atlas.Facts{}, err
 	}
