@@ -7,9 +7,9 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -100,16 +100,26 @@ func TestPausedServerAnswersLater(t *testing.T) {
 }
 
 func TestPausedServerCanBeStopped(t *testing.T) {
-	for name, end := range map[string]func(*Server) error{"stop": (*Server).Stop, "kill": (*Server).Kill} {
+	for name, tc := range map[string]struct {
+		end  func(*Server) error
+		want syscall.Signal
+	}{"stop": {(*Server).Stop, syscall.SIGTERM}, "kill": {(*Server).Kill, syscall.SIGKILL}} {
 		s := start(t, fakeKind("serve"), Options{})
 		if err := s.Pause(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := end(s); err != nil {
+		if err := tc.end(s); err != nil {
 			t.Fatal(err)
 		}
 		if s.Alive() {
 			t.Errorf("%s: it lives", name)
+		}
+		var how *exec.ExitError
+		if !errors.As(s.proc.err, &how) {
+			t.Fatalf("%s: it ended with %v", name, s.proc.err)
+		}
+		if status, ok := how.Sys().(syscall.WaitStatus); !ok || status.Signal() != tc.want {
+			t.Errorf("%s: it ended with %v", name, how)
 		}
 	}
 }
@@ -312,30 +322,22 @@ func TestAdoptRefusesAFolderThatIsNotOurs(t *testing.T) {
 
 func TestStartAllLeavesNothingWhenOneFails(t *testing.T) {
 	good, bad := fakeKind("serve"), fakeKind("broken")
-	good.Name, bad.Name = "good", "bad"
-	var pid atomic.Int64
-	var id atomic.Value
-	noted := make(chan struct{})
-	// The bad one starts when the good one runs, so that there is something to leave.
-	bad.Prepare = func(ctx context.Context, _ Place) error {
-		select {
-		case <-noted:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	good.Name, bad.Name, bad.Before = "good", "bad", "good" // so that there is something to leave
+	var left Record
 	_, err := StartAll(t.Context(), &Cache{}, []Kind{good, bad}, nil, func(k Kind) Options {
 		if k.Name == "bad" {
 			return Options{}
 		}
-		return Options{Note: func(r Record) error { pid.Store(int64(r.PID)); id.Store(r.ID); close(noted); return nil }}
+		return Options{Note: func(r Record) error { left = r; return nil }}
 	}, t.Output())
 	if err == nil || !strings.Contains(err.Error(), "bad ended") {
 		t.Errorf("the error is %v", err)
 	}
-	if identity(int(pid.Load())) == id.Load() {
+	if identity(left.PID) == left.ID {
 		t.Error("the good one is left")
+	}
+	if _, err := os.Stat(left.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder of the good one is left: %v", err)
 	}
 }
 
