@@ -83,7 +83,8 @@ class Collection:
         with self.lock:
             try:
                 self.shard.update(operation)
-                self.shard.flush()
+                if KEEP:
+                    self.shard.flush()
             except Exception as e:  # the engine raises nothing finer
                 raise Refused(400, f"Wrong input: {e}") from e
         return {"operation_id": 0, "status": "completed"}
@@ -119,6 +120,7 @@ class Collection:
 
 COLLECTIONS = {}
 DATA = None  # the directory, once the program runs
+KEEP = False  # whether it is to outlive the program, however that ends
 
 
 def body(model, raw):
@@ -292,6 +294,7 @@ ROUTES = [
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes
     api_key = None
 
     def serve(self):
@@ -336,14 +339,14 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def main():
-    global DATA
+    global DATA, KEEP
     parser = argparse.ArgumentParser(description="Qdrant's engine behind a part of its REST API")
     parser.add_argument("address", help="host:port to listen on")
     parser.add_argument("api_key", nargs="?", help="asked for in the header api-key")
     parser.add_argument("--data", help="directory to keep collections in; default: a temporary one")
     args = parser.parse_args()
     temporary = None if args.data else tempfile.TemporaryDirectory()
-    DATA = pathlib.Path(args.data or temporary.name)
+    DATA, KEEP = pathlib.Path(args.data or temporary.name), args.data is not None
     DATA.mkdir(parents=True, exist_ok=True)
     for kept in sorted(DATA.glob("*/collection.json")):
         COLLECTIONS[kept.parent.name] = Collection.load(kept.parent)
