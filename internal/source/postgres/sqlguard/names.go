@@ -113,7 +113,7 @@ func formatting(args []*pg.Node) string {
 
 func set(words string) map[string]bool {
 	m := map[string]bool{}
-	for _, w := range strings.FieldsSeq(words) {
+	for w := range strings.FieldsSeq(words) {
 		m[w] = true
 	}
 	return m
