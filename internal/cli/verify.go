@@ -71,7 +71,7 @@ func (c verifyIsolationCmd) Run(ctx context.Context, p *Program, g *globals) err
 func (c verifyIsolationCmd) against(ctx context.Context, p *Program, g *globals, cfg isolation.Config) error {
 	over := isolation.Over{URL: c.Against}
 	for side, files := range [2][]string{c.TokenAFile, c.TokenBFile} {
-		tokens, err := p.tokens(files, "ATLAS_CANARY_TOKEN_"+isolation.Side(side).String()) //nolint:gosec // 0 or 1
+		tokens, err := p.tokens(files, "ATLAS_CANARY_TOKEN_"+isolation.Side(side).String())
 		if err != nil {
 			return err
 		}
@@ -161,7 +161,12 @@ func (c verifyIsolationCmd) inside(ctx context.Context, p *Program, g *globals, 
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
 	go func() { served <- a.Serve(serving, ln) }()
-	defer func() { stop(); <-served }()
+	defer func() {
+		stop()
+		if err := <-served; err != nil {
+			p.notef("%s: the server on loopback: %v\n", p.Name, err)
+		}
+	}()
 	deps := isolation.Deps{
 		Target: target, Canaries: canaries, Name: a.ConfigName(),
 		Look: func(name string) string {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -131,9 +132,7 @@ func (g *gate) raw(change http.Header) func(ctx context.Context) outcome {
 			return o
 		}
 		body, header := g.message(revision, g.tool.args)
-		for name, values := range change {
-			header[name] = values
-		}
+		maps.Copy(header, change)
 		g.p.calls.Add(1)
 		a, _, err := g.door.Raw(ctx, g.a(), http.MethodPost, "/mcp", header, body)
 		return g.p.judgeAnswer(A, string(body), a, err)
@@ -195,6 +194,8 @@ func (g *gate) refusedToken(header http.Header) func(ctx context.Context) outcom
 	}
 }
 
+var errNoSession = errors.New("the server gave B no session")
+
 // sessions use a session of the older era that B has begun.
 func (g *gate) sessions() []attempt {
 	begin := func(ctx context.Context) (string, error) {
@@ -209,7 +210,7 @@ func (g *gate) sessions() []attempt {
 		if id := header.Get(sessionHeader); id != "" {
 			return id, nil
 		}
-		return "", errors.New("B was given no session")
+		return "", errNoSession
 	}
 	in := func(ctx context.Context, who Caller, method, session string) (Answer, []byte, error) {
 		var body []byte

@@ -1,7 +1,6 @@
 package isolation
 
 import (
-	"fmt"
 	"regexp"
 	"strings"
 )
@@ -128,7 +127,7 @@ func (p *Proof) filters(b *bound) []attempt {
 // first20 is the list, or something that nobody has if it is empty.
 func first20(ids []any) any {
 	if len(ids) == 0 {
-		return fmt.Sprint("none")
+		return "none"
 	}
 	return ids
 }

@@ -19,7 +19,7 @@ import (
 func (p *Proof) caches(b *bound) []attempt {
 	own := b.ask(b.args)
 	out := []attempt{{Attempt: Attempt{Tried: "B asks twice, then A asks exactly the same"}, run: func(ctx context.Context) outcome {
-		p.asB(ctx, b, own) //nolint:errcheck // it only warms the cache
+		p.asB(ctx, b, own) // warms the cache
 		_, kept := p.asB(ctx, b, own)
 		return worst(p.asA(ctx, b, own), kept)
 	}}, {Attempt: Attempt{Tried: "A asks for what is B's, then B asks: B must get its own, and not A's nothing"}, run: func(ctx context.Context) outcome {

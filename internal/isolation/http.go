@@ -267,10 +267,10 @@ func (h *HTTP) list(ctx context.Context, who Caller, ask Ask) (Answer, error) {
 				Next string `json:"nextCursor"`
 			} `json:"result"`
 		}
-		if json.Unmarshal(a.body, &page) != nil || page.Result.Next == "" {
+		_ = json.Unmarshal(a.body, &page) // the last page has none
+		if cursor = page.Result.Next; cursor == "" {
 			break
 		}
-		cursor = page.Result.Next
 	}
 	return all, nil
 }

@@ -132,7 +132,7 @@ type outcome struct {
 func (p *Proof) Run(ctx context.Context) (Report, error) {
 	r := p.begin()
 	plan, err := p.prepare(ctx)
-	if err != nil && ctx.Err() == nil {
+	if ctx.Err() == nil && err != nil {
 		return r, err
 	}
 	for i := range plan {
