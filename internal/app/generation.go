@@ -104,7 +104,7 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 		return &ConfigError{err}
 	}
 	g.egress = dialer
-	embedder, err := a.embedder(g.cfg.Embedder)
+	embedder, err := a.embedder(ctx, g.cfg.Embedder)
 	if err != nil {
 		return &ConfigError{err}
 	}
@@ -152,7 +152,7 @@ func (a *App) sourceConfig(name string, spec SourceSpec) (source.Config, error) 
 }
 
 // embedder opens the configured embedder.
-func (a *App) embedder(spec KindSpec) (source.Embedder, error) {
+func (a *App) embedder(ctx context.Context, spec KindSpec) (source.Embedder, error) {
 	main := a.files.Name(a.files.main)
 	kind := Embedders[spec.Kind]() // validated
 	if err := config.DecodeNode(main, spec.With, kind); err != nil {
@@ -161,7 +161,7 @@ func (a *App) embedder(spec KindSpec) (source.Embedder, error) {
 	if err := kind.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: embedder.with: %w", main, err)
 	}
-	return kind.Open(a.log)
+	return kind.Open(ctx, a.log)
 }
 
 // egress makes the guard of outbound requests from the allowlist. Without a file nothing is allowed.

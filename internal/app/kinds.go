@@ -12,6 +12,9 @@ import (
 	"github.com/atlas-mcp/atlas/internal/source/fts"
 	httpsource "github.com/atlas-mcp/atlas/internal/source/http"
 	"github.com/atlas-mcp/atlas/internal/source/lexical"
+	"github.com/atlas-mcp/atlas/internal/source/openai"
+	"github.com/atlas-mcp/atlas/internal/source/pgvector"
+	"github.com/atlas-mcp/atlas/internal/source/postgres"
 	"github.com/atlas-mcp/atlas/internal/source/qdrant"
 	"github.com/atlas-mcp/atlas/internal/source/s3"
 	"github.com/atlas-mcp/atlas/internal/source/sqlite"
@@ -29,6 +32,8 @@ var Kinds = map[string]func() source.Config{
 	"folder": func() source.Config { return new(folder.Config) },
 
 	// Real servers.
+	"postgres":      func() source.Config { return new(postgres.Config) },
+	"pgvector":      func() source.Config { return new(pgvector.Config) },
 	"elasticsearch": func() source.Config { return new(elasticsearch.Config) },
 	"qdrant":        func() source.Config { return new(qdrant.Config) },
 	"s3":            func() source.Config { return new(s3.Config) },
@@ -38,6 +43,7 @@ var Kinds = map[string]func() source.Config{
 // Embedders is the table of what turns texts into vectors. To add one, add a line.
 var Embedders = map[string]func() EmbedderConfig{
 	"lexical": func() EmbedderConfig { return new(lexicalConfig) },
+	"openai":  func() EmbedderConfig { return new(openaiConfig) },
 }
 
 // States is the table of the drivers of Atlas's own state. To add one, add a line.
@@ -48,7 +54,7 @@ var States = map[string]func() StateConfig{
 // An EmbedderConfig is an embedder's settings.
 type EmbedderConfig interface {
 	Validate() error
-	Open(log *slog.Logger) (source.Embedder, error)
+	Open(ctx context.Context, log *slog.Logger) (source.Embedder, error)
 }
 
 // A StateConfig is the settings of a driver of Atlas's own state. One whose store must be prepared
@@ -70,7 +76,17 @@ type lexicalConfig struct {
 	lexical.Config `yaml:",inline"`
 }
 
-func (c *lexicalConfig) Open(*slog.Logger) (source.Embedder, error) { return lexical.New(c.Config) }
+func (c *lexicalConfig) Open(context.Context, *slog.Logger) (source.Embedder, error) {
+	return lexical.New(c.Config)
+}
+
+type openaiConfig struct {
+	openai.Config `yaml:",inline"`
+}
+
+func (c *openaiConfig) Open(ctx context.Context, log *slog.Logger) (source.Embedder, error) {
+	return openai.Open(ctx, c.Config, openai.Deps{Log: log})
+}
 
 type sqliteState struct {
 	sqlitestate.Config `yaml:",inline"`

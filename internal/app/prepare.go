@@ -47,7 +47,7 @@ func Migrate(ctx context.Context, o Options, report func(Step)) error {
 			return err
 		}
 	}
-	embedder, err := a.embedder(cfg.Embedder)
+	embedder, err := a.embedder(ctx, cfg.Embedder)
 	if err != nil {
 		return &ConfigError{err}
 	}
