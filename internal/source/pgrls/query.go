@@ -323,7 +323,7 @@ func serverTime(ctx context.Context) int64 {
 		left = time.Until(at)
 	}
 	ms := max(1, (left - min(left/10, 100*time.Millisecond)).Milliseconds())
-	if drop := bits.Len64(uint64(ms)) - 6; drop > 0 { //nolint:gosec // not negative
+	if drop := bits.Len64(uint64(ms)) - 6; drop > 0 {
 		ms = ms >> drop << drop
 	}
 	return ms

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -13,9 +14,9 @@ import (
 	"github.com/atlas-mcp/atlas/internal/source/sourcetest"
 )
 
-func agent(t testing.TB, src *postgres.DB, tenant atlas.TenantID, sql string, args map[string]any) (source.Rows, error) {
+func agent(t testing.TB, src *postgres.DB, sql string, args map[string]any) (source.Rows, error) {
 	t.Helper()
-	return src.Query(t.Context(), tenant, source.Query{SQL: sql, Args: args, Agent: true})
+	return src.Query(t.Context(), sourcetest.A, source.Query{SQL: sql, Args: args, Agent: true})
 }
 
 // While a function could undo the tenant's bound, agents' SQL is refused, the operator's is not, and
@@ -25,7 +26,7 @@ func TestAgentsNeedTheSecondWall(t *testing.T) {
 	const sql = `SELECT name FROM customers WHERE id = :id`
 	args := map[string]any{"id": "CUST-1001"}
 	want := [][]any{{"Shared belongstoacme"}}
-	if got, err := agent(t, src, sourcetest.A, sql, args); err != nil || !cmp.Equal(got.Rows, want) {
+	if got, err := agent(t, src, sql, args); err != nil || !cmp.Equal(got.Rows, want) {
 		t.Fatalf("before: %v, %v", got, err)
 	}
 	const mend = `REVOKE EXECUTE ON FUNCTION pg_catalog.set_config(text,text,boolean) FROM PUBLIC`
@@ -33,7 +34,7 @@ func TestAgentsNeedTheSecondWall(t *testing.T) {
 	if err := src.Ping(t.Context()); err != nil {
 		t.Fatalf("Ping: %v", err)
 	}
-	_, err := agent(t, src, sourcetest.A, sql, args)
+	_, err := agent(t, src, sql, args)
 	e := atlas.ErrorOf(err)
 	if e == nil || e.Code != atlas.CodeSourceMisused || e.Hint != "" || len(e.Context) > 0 {
 		t.Fatalf("got %v", err)
@@ -51,7 +52,7 @@ func TestAgentsNeedTheSecondWall(t *testing.T) {
 	if err := src.Ping(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := agent(t, src, sourcetest.A, sql, args); err != nil || !cmp.Equal(got.Rows, want) {
+	if got, err := agent(t, src, sql, args); err != nil || !cmp.Equal(got.Rows, want) {
 		t.Errorf("mended: %v, %v", got, err)
 	}
 }
@@ -71,13 +72,13 @@ func TestForgedTenant(t *testing.T) {
 	if got, err := operator(); err != nil || len(got.Rows) != 2 || !strings.Contains(got.Rows[0][0].(string), "belongstoglobex") {
 		t.Errorf("the forgery does not work any more, so this test shows nothing: %v, %v", got, err)
 	}
-	if _, err := agent(t, src, sourcetest.A, forgery, nil); atlas.CodeOf(err) != atlas.CodeInvalidQuery {
+	if _, err := agent(t, src, forgery, nil); atlas.CodeOf(err) != atlas.CodeInvalidQuery {
 		t.Errorf("the guard alone: %v", err)
 	}
 	if err := src.Ping(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := agent(t, src, sourcetest.A, forgery, nil); atlas.CodeOf(err) != atlas.CodeSourceMisused {
+	if _, err := agent(t, src, forgery, nil); atlas.CodeOf(err) != atlas.CodeSourceMisused {
 		t.Errorf("with the check: %v", err)
 	}
 }
@@ -107,15 +108,39 @@ func TestAgentsAreBounded(t *testing.T) {
 		{`SELECT 1 AS a) AS q, (SELECT 1`, 0, false, atlas.CodeInvalidQuery},
 		{`SELECT $1`, 0, false, atlas.CodeInvalidQuery},
 	} {
-		got, err := agent(t, src, sourcetest.A, tc.sql, nil)
+		got, err := agent(t, src, tc.sql, nil)
 		if len(got.Rows) != tc.rows || got.Truncated != tc.more || atlas.CodeOf(err) != tc.code {
 			t.Errorf("%s: got %d rows, truncated %v, %v; want %d, %v, %q", tc.sql, len(got.Rows), got.Truncated, err, tc.rows, tc.more, tc.code)
 		}
 	}
 	c.Agents.Disabled = true
 	off := loaded(t, c, sourcetest.Company())
-	if _, err := agent(t, off, sourcetest.A, `SELECT 1`, nil); atlas.CodeOf(err) != atlas.CodeSourceMisused {
+	if _, err := agent(t, off, `SELECT 1`, nil); atlas.CodeOf(err) != atlas.CodeSourceMisused {
 		t.Errorf("switched off: %v", err)
+	}
+}
+
+// A table that the role may read, and that is not configured, is not there for the operator's
+// statements either.
+func TestOnlyConfiguredTables(t *testing.T) {
+	d := pgrlstest.New(t)
+	c := config(d, false)
+	loaded(t, c, sourcetest.Company())
+	d.Own(`GRANT SELECT ON `+c.Schema+`.vault TO `+d.App, `CREATE TABLE public.extra (tenant_id text, id text)`)
+	d.Own(d.Connection(false).Secure("extra", d.App)...)
+	again, err := c.Open(t.Context(), source.Deps{Name: "crm"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close() //nolint:errcheck // it returns nil
+	for _, sql := range []string{`SELECT secret FROM vault`, `TABLE vault`, `SELECT * FROM public.extra`, `SELECT id FROM orders UNION SELECT id FROM "extra"`, `SELECT (SELECT max(secret) FROM vault)`} {
+		got, err := again.(source.Querier).Query(t.Context(), sourcetest.A, source.Query{SQL: sql})
+		if atlas.CodeOf(err) != atlas.CodeInvalidQuery {
+			t.Errorf("%s: got %v, %v", sql, got.Rows, err)
+		}
+	}
+	if got, err := again.(source.Querier).Query(t.Context(), sourcetest.A, source.Query{SQL: `SELECT count(*) AS vault FROM orders AS extra`}); err != nil || len(got.Rows) != 1 {
+		t.Errorf("aliases: %v, %v", got, err)
 	}
 }
 
@@ -127,14 +152,31 @@ func TestAgentsSeeTheirColumns(t *testing.T) {
 		`SELECT o.* FROM orders o`:                               {"id", "customer_id", "status", "total_cents"},
 		`SELECT id AS "Order", count(*) FROM orders GROUP BY id`: {"Order", "count"},
 	} {
-		got, err := agent(t, src, sourcetest.A, sql, nil)
+		got, err := agent(t, src, sql, nil)
 		if err != nil || !cmp.Equal(got.Columns, want) {
 			t.Errorf("%s: got %v, %v", sql, got.Columns, err)
 		}
 	}
 	for _, sql := range []string{`SELECT tenant_id FROM orders`, `SELECT ssn FROM customers`, `SELECT * FROM vault`, `SELECT relname FROM pg_class`, `SELECT query FROM pg_stat_activity`} {
-		if got, err := agent(t, src, sourcetest.A, sql, nil); atlas.CodeOf(err) != atlas.CodeInvalidQuery {
+		if got, err := agent(t, src, sql, nil); atlas.CodeOf(err) != atlas.CodeInvalidQuery {
 			t.Errorf("%s: got %v, %v", sql, got, err)
 		}
+	}
+}
+
+// The call's trace goes along to the server.
+func TestTrace(t *testing.T) {
+	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	d := pgrlstest.New(t)
+	c := config(d, false)
+	loaded(t, c, sourcetest.Company())
+	src, err := c.Open(t.Context(), source.Deps{Name: "crm", TraceParent: func(context.Context) string { return trace }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close() //nolint:errcheck // it returns nil
+	got, err := src.(source.Querier).Query(t.Context(), sourcetest.A, source.Query{SQL: `SELECT current_setting('application_name')`})
+	if err != nil || !cmp.Equal(got.Rows, [][]any{{trace}}) {
+		t.Errorf("got %v, %v", got.Rows, err)
 	}
 }

@@ -14,6 +14,34 @@ import (
 // maxNames is how many unknown names an error tells.
 const maxNames = 10
 
+// opened refuses an operator's statement that names a table which the role may read, but which is
+// not among the configured ones. It is a second look: the rights of the role are the first.
+func (d *DB) opened(ctx context.Context, tenant atlas.TenantID, c *compiled) error {
+	r, err := d.names(ctx, tenant)
+	if err != nil || len(r.closed) == 0 {
+		return err
+	}
+	for _, w := range c.st.words {
+		if r.closed[w.name] && !r.known[w.name] && !w.alias && !w.call {
+			if e := r.unavailable(c.st, nil); e != nil {
+				return e
+			}
+			return atlas.Errorf(atlas.CodeInvalidQuery, nil, "the query uses tables, columns or functions that are not available; the schema lists what is")
+		}
+	}
+	return nil
+}
+
+// unavailable says which names of a statement are unknown to the caller.
+func (r *readable) unavailable(st statement, cause error) *atlas.Error {
+	names := r.unknown(st)
+	if len(names) == 0 {
+		return nil
+	}
+	return atlas.Errorf(atlas.CodeInvalidQuery, cause, "the query uses tables, columns or functions that are not available; the schema lists what is").
+		With("unknown_names", names)
+}
+
 // explain turns the server's refusal of a statement into one that helps to mend it.
 //
 // What it tells is found from the caller's own text and from what the caller may see, never from the
@@ -28,9 +56,8 @@ func (d *DB) explain(ctx context.Context, tenant atlas.TenantID, c *compiled, er
 	if e != nil {
 		return e
 	}
-	if names := r.unknown(c.st); len(names) > 0 {
-		return atlas.Errorf(atlas.CodeInvalidQuery, err, "the query uses tables, columns or functions that are not available; the schema lists what is").
-			With("unknown_names", names)
+	if e := r.unavailable(c.st, err); e != nil {
+		return e
 	}
 	if state == "42501" {
 		return atlas.Errorf(atlas.CodeInvalidQuery, err, "the query reads a column that is not available; name the columns it needs instead of *")

@@ -4,9 +4,8 @@ import (
 	"strings"
 	"testing"
 
-	pgquery "github.com/wasilibs/go-pgquery"
-
 	"github.com/google/go-cmp/cmp"
+	pgquery "github.com/wasilibs/go-pgquery"
 
 	"github.com/atlas-mcp/atlas"
 )
@@ -31,15 +30,39 @@ func TestSplit(t *testing.T) {
 		{`SELECT foo$bar, foo$$bar`, `SELECT foo$bar, foo$$bar`, nil}, // $ belongs to a name
 		{`SELECT '{"a":1}'::jsonb ? 'a', x @> y, a <-> b`, `SELECT '{"a":1}'::jsonb ? 'a', x @> y, a <-> b`, nil},
 
-		{``, ``, nil}, {` ; `, ``, nil}, {`-- SELECT 1`, ``, nil}, {`SELECT`, ``, nil},
-		{`SELECT 1; SELECT 2`, ``, nil}, {`SELECT 1;; x`, ``, nil},
-		{`DELETE FROM x`, ``, nil}, {`EXPLAIN SELECT 1`, ``, nil}, {`SET x = 1`, ``, nil}, {`(DELETE FROM x)`, ``, nil}, {`COPY x TO STDOUT`, ``, nil},
-		{`SELECT 'x`, ``, nil}, {`SELECT "x`, ``, nil}, {`SELECT $$x$`, ``, nil}, {`SELECT $a$x$b$`, ``, nil}, {`SELECT E'x\'`, ``, nil},
-		{`SELECT 1) FROM (SELECT 2`, ``, nil}, {`SELECT (1`, ``, nil}, {`SELECT 1) AS q; --`, ``, nil}, {`SELECT 1) AS q --`, ``, nil},
-		{`SELECT $1`, ``, nil}, {`SELECT :a$1`, ``, nil}, {`SELECT 1$1`, ``, nil}, {`SELECT :ä`, `SELECT :ä`, nil}, {`SELECT :aä`, ``, nil},
-		{`SELECT U&'\0061'`, ``, nil}, {`SELECT U&"\0061"`, ``, nil}, {`SELECT u&'x' UESCAPE '!'`, ``, nil},
-		{"SELECT E'a'\n'\\'", ``, nil}, {"SELECT 'a' 'b'", ``, nil}, {"SELECT 'a' -- c\n 'b'", ``, nil},
-		{"SELECT 1\x00", ``, nil}, {"SELECT '\xff'", ``, nil},
+		{``, ``, nil},
+		{` ; `, ``, nil},
+		{`-- SELECT 1`, ``, nil},
+		{`SELECT`, ``, nil},
+		{`SELECT 1; SELECT 2`, ``, nil},
+		{`SELECT 1;; x`, ``, nil},
+		{`DELETE FROM x`, ``, nil},
+		{`EXPLAIN SELECT 1`, ``, nil},
+		{`SET x = 1`, ``, nil},
+		{`(DELETE FROM x)`, ``, nil},
+		{`COPY x TO STDOUT`, ``, nil},
+		{`SELECT 'x`, ``, nil},
+		{`SELECT "x`, ``, nil},
+		{`SELECT $$x$`, ``, nil},
+		{`SELECT $a$x$b$`, ``, nil},
+		{`SELECT E'x\'`, ``, nil},
+		{`SELECT 1) FROM (SELECT 2`, ``, nil},
+		{`SELECT (1`, ``, nil},
+		{`SELECT 1) AS q; --`, ``, nil},
+		{`SELECT 1) AS q --`, ``, nil},
+		{`SELECT $1`, ``, nil},
+		{`SELECT :a$1`, ``, nil},
+		{`SELECT 1$1`, ``, nil},
+		{`SELECT :ä`, `SELECT :ä`, nil},
+		{`SELECT :aä`, ``, nil},
+		{`SELECT U&'\0061'`, ``, nil},
+		{`SELECT U&"\0061"`, ``, nil},
+		{`SELECT u&'x' UESCAPE '!'`, ``, nil},
+		{"SELECT E'a'\n'\\'", ``, nil},
+		{"SELECT 'a' 'b'", ``, nil},
+		{"SELECT 'a' -- c\n 'b'", ``, nil},
+		{"SELECT 1\x00", ``, nil},
+		{"SELECT '\xff'", ``, nil},
 	} {
 		st, err := split(tc.sql)
 		if tc.text == "" {

@@ -73,6 +73,9 @@ func (d *DB) Query(ctx context.Context, tenant atlas.TenantID, q source.Query) (
 	if q.Agent {
 		return d.agent(ctx, tenant, c, q.Args, limit)
 	}
+	if err := d.opened(ctx, tenant, c); err != nil {
+		return source.Rows{}, err
+	}
 	var rows source.Rows
 	st := pgrls.Statement{Timeout: d.cfg.Timeout}
 	err = c.try(q.Args, func(b *binding) (err error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -22,23 +23,36 @@ type readable struct {
 	guard  *sqlguard.Guard
 	known  map[string]bool // names of tables and columns
 	types  []string        // the schema's own types that columns have
+	closed map[string]bool // names of tables that the role may read, and callers may not
 }
 
+// schemaSQL lists what the role may read: the schema's columns, and, with no column, all other
+// tables that are not the system's.
 const schemaSQL = `
 SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
-	CASE WHEN t.typtype IN ('e', 'd') AND t.typnamespace = n.oid THEN t.typname END
+	CASE WHEN t.typtype IN ('e', 'd') AND t.typnamespace = n.oid THEN t.typname END, a.attnum
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_type t ON t.oid = a.atttypid
 WHERE n.nspname = $1::text AND c.relkind IN ('r', 'p', 'v') AND has_column_privilege(c.oid, a.attnum, 'SELECT')
-ORDER BY c.relname, a.attnum`
+UNION ALL
+SELECT DISTINCT c.relname, NULL, NULL, NULL, 0
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\_%'
+	AND NOT (n.nspname = $1::text AND c.relname = ANY (string_to_array($2::text, ' '))) AND has_any_column_privilege(c.oid, 'SELECT')
+ORDER BY 1, 5`
 
 // ask reads the catalog. It returns old with a new time if nothing has changed.
 func (d *DB) ask(ctx context.Context, tenant atlas.TenantID, old *readable) (*readable, error) {
-	r := &readable{at: time.Now(), tables: []source.Table{}, known: map[string]bool{}}
-	_, err := d.db.Query(ctx, tenant, pgrls.Statement{SQL: schemaSQL, Args: []any{d.cfg.Schema}, Timeout: d.cfg.Timeout}, func(row pgrls.Row) (bool, error) {
+	r := &readable{at: time.Now(), tables: []source.Table{}, known: map[string]bool{}, closed: map[string]bool{}}
+	_, err := d.db.Query(ctx, tenant, pgrls.Statement{SQL: schemaSQL, Args: []any{d.cfg.Schema, strings.Join(d.cfg.Tables, " ")}, Timeout: d.cfg.Timeout}, func(row pgrls.Row) (bool, error) {
 		table, column, typ := string(row.Raw(0)), string(row.Raw(1)), string(row.Raw(2))
+		if row.Raw(1) == nil {
+			r.closed[table] = true
+			return true, nil
+		}
 		if !slices.Contains(d.cfg.Tables, table) || column == d.cfg.TenantColumn || slices.Contains(d.cfg.HiddenColumns, table+"."+column) || !pgrls.ValidName(column) {
 			return true, nil
 		}
