@@ -108,12 +108,14 @@ func TestContract(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			d, tables := database(t), 0 // each source has a table of its own
 			sourcetest.Run(t, sourcetest.Harness{
 				OpenEmbed: func(t *testing.T, embed source.Embedder, data map[atlas.TenantID]source.Data) source.Source {
 					t.Helper()
 					cfg := change.cfg
-					cfg.Connection = database(t).Connection(change.bouncer)
-					cfg.Table = strings.ReplaceAll(sourcetest.Marker, "-", "_")
+					tables++
+					cfg.Connection = d.Connection(change.bouncer)
+					cfg.Table = fmt.Sprintf("%s_%d", strings.ReplaceAll(sourcetest.Marker, "-", "_"), tables)
 					return sourcetest.Load(t, open(t, cfg, deps(embed, nil)), data)
 				},
 			}, sourcetest.VectorIndex)
@@ -496,6 +498,28 @@ func TestRecall(t *testing.T) {
 		t.Logf("%s of %d, filter %v: recall %.3f, at least %d of %d hits", tc.tenant, len(tc.docs), tc.filter, recall, fewest, k)
 		if recall < tc.recall || fewest < tc.fewest {
 			t.Errorf("%s, filter %v: recall %.3f, want %.2f; at least %d hits, want %d", tc.tenant, tc.filter, recall, tc.recall, fewest, tc.fewest)
+		}
+	}
+}
+
+// An index that gives up before enough rows passed the filters is no reason to answer less: all are
+// compared after all.
+func TestIndexGivesUp(t *testing.T) {
+	d := database(t)
+	d.Admin("ALTER ROLE "+d.App+" SET hnsw.max_scan_tuples = 10", "ALTER ROLE "+d.App+" SET enable_sort = off") // the planner takes the index
+	src := open(t, pgvector.Config{Connection: d.Connection(false), ExactRows: 1}, deps(sourcetest.Embedder{}, nil))
+	if err := errors.Join(load(t, src, acme, random(1, 1000, "big")...), load(t, src, globex, random(2, 20, "small")...)); err != nil {
+		t.Fatal(err)
+	}
+	d.Admin("ANALYZE documents")
+	for _, tc := range []struct {
+		tenant atlas.TenantID
+		filter map[string]any
+		want   int
+	}{{globex, nil, 10}, {globex, map[string]any{"tenth": 3}, 2}, {acme, map[string]any{"rare": true}, 5}, {acme, map[string]any{"rare": "no"}, 0}} {
+		got, err := ask(t, src, tc.tenant, source.Nearest{Text: "small w1 w2 w3", Filter: tc.filter})
+		if err != nil || len(got.Hits) != tc.want {
+			t.Errorf("%s %v: %d hits, %v; want %d", tc.tenant, tc.filter, len(got.Hits), err, tc.want)
 		}
 	}
 }
