@@ -188,7 +188,9 @@ type fetcher struct {
 func (f *fetcher) run(ctx context.Context, env []string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // from the table of kinds
 	cmd.Dir, cmd.Env = f.tmp, append(slices.Clone(f.env), env...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	// With all that it has started; what it has written so far is not kept.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w%s", filepath.Base(name), cmp.Or(context.Cause(ctx), err), explain(string(bytes.TrimSpace(out))))

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -157,6 +158,33 @@ func TestFetcherSaysWhatWentWrong(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: the error is %v", script, err)
 		}
+	}
+}
+
+func TestFetchEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	marker := filepath.Join(t.TempDir(), "child")
+	k := fetched("a", "1", "", func(ctx context.Context, f *fetcher) error {
+		go func() {
+			_ = until(t.Context(), func() bool { data, err := os.ReadFile(marker); return err == nil && len(data) > 1 })
+			cancel()
+		}()
+		// The one that is started hears nothing; its child even less.
+		return f.run(ctx, nil, "sh", "-c", `trap "" TERM INT; sleep 1000 & echo $! >"$0"; wait`, marker)
+	})
+	if err := (&Cache{dir: t.TempDir(), env: os.Environ()}).Fetch(ctx, []Kind{k}, t.Output()); !errors.Is(err, context.Canceled) {
+		t.Errorf("the error is %v", err)
+	}
+	data, err := os.ReadFile(marker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := until(t.Context(), func() bool { return identity(child) == "" }); err != nil {
+		t.Errorf("process %d is left: %v", child, err)
 	}
 }
 

@@ -82,18 +82,15 @@ func jar(ctx context.Context, f *fetcher, artifact, sum string) (string, error) 
 	return found[0], nil
 }
 
-// pythonProgram installs Python packages beside a program that uses them.
-func pythonProgram(pins, name, source string) func(context.Context, *fetcher) error {
+// pythonPackages installs Python packages, for this machine's Python.
+func pythonPackages(pins string) func(context.Context, *fetcher) error {
 	return func(ctx context.Context, f *fetcher) error {
 		list := filepath.Join(f.tmp, "requirements.txt")
 		if err := os.WriteFile(list, []byte(pins), 0o600); err != nil {
 			return err
 		}
-		if err := f.run(ctx, nil, "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
-			"--root-user-action=ignore", "--target="+f.files, "--requirement="+list); err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(f.files, name), []byte(source), 0o644) //nolint:gosec // public
+		return f.run(ctx, nil, "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
+			"--root-user-action=ignore", "--target="+f.files, "--requirement="+list)
 	}
 }
 

@@ -254,14 +254,15 @@ func Qdrant() Kind {
 	return Kind{
 		Name: "qdrant", About: "Qdrant Edge " + qdrantVersion + " behind Qdrant's REST models", Env: "ATLAS_TEST_QDRANT",
 		Files: Package{
-			name: "qdrant", version: qdrantVersion, pins: func() string { return qdrantPins + qdranttest.Edge + release() + python("sys.version_info[:2]") }, size: "45 MB",
+			name: "qdrant", version: qdrantVersion, pins: func() string { return qdrantPins + release() + python("sys.version_info[:2]") }, size: "45 MB",
 			needs: []need{{name: "pip", check: pip, remedy: "install Python 3.11 or newer with pip (apt-get install python3-pip)", toRun: true}},
-			fetch: pythonProgram(qdrantPins, "edge.py", qdranttest.Edge),
+			fetch: pythonPackages(qdrantPins),
 		},
+		Configure: func(p Place) error { return p.Write("edge.py", qdranttest.Edge) },
 		Command: func(p Place) Command {
 			return Command{
 				// The interpreter itself: what stands on the PATH may be a script that asks the environment which to take.
-				Path: cmp.Or(python("sys.executable"), "python3"), Args: append([]string{filepath.Join(p.Files, "edge.py"), address(p.Port)}, p.Args...),
+				Path: cmp.Or(python("sys.executable"), "python3"), Args: append([]string{filepath.Join(p.Dir, "edge.py"), address(p.Port)}, p.Args...),
 				Env: []string{"PYTHONPATH=" + p.Files, "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"},
 			}
 		},
