@@ -67,6 +67,7 @@ type commands struct {
 	Migrate    migrateCmd    `cmd:"" help:"Prepare the stores: schema, roles, indexes."`
 	Seed       seedCmd       `cmd:"" help:"Prepare the stores and load the demo company into them."`
 	Doctor     doctorCmd     `cmd:"" help:"Look at everything that Atlas depends on, and say what mends what is wrong."`
+	Health     healthCmd     `cmd:"" help:"Ask a running server whether it is ready, for health checks of containers."`
 	Verify     verifyCmd     `cmd:"" help:"Prove on this deployment what Atlas promises."`
 	Configure  configCmd     `cmd:"" name:"config" help:"Check the configuration and list the settings."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for bash, zsh or fish."`
