@@ -24,7 +24,9 @@ const checkTime = 5 * time.Second
 // check looks at role and tables and keeps what it found. It returns why queries are refused.
 func (db *DB) check(ctx context.Context) error {
 	report, err := db.look(ctx)
-	if err != nil {
+	if SQLState(err) == "08P01" && !db.conn.PgBouncer { // protocol_violation
+		err = atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("a pooler that does not know the connection's parameters is in between: set pgbouncer: true: %w", err), "")
+	} else if err != nil {
 		err = Failure(ctx, err)
 	} else {
 		err = report.refusal()

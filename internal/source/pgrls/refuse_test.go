@@ -311,3 +311,13 @@ func TestAgainstAgents(t *testing.T) {
 		})
 	}
 }
+
+// A pooler that was not configured as one is told of, instead of failing later.
+func TestUnexpectedPooler(t *testing.T) {
+	d := notes(t)
+	c := d.Connection(true)
+	c.PgBouncer = false
+	if _, err := try(t, c); atlas.CodeOf(err) != atlas.CodeSourceMisused || !strings.Contains(err.Error(), "pgbouncer: true") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/source"
 	"github.com/atlas-mcp/atlas/internal/source/pgrls"
+	"github.com/atlas-mcp/atlas/internal/source/postgres/sqlguard"
 )
 
 // A DB is an open source. It implements source.Querier and source.Loader.
@@ -23,8 +25,9 @@ type DB struct {
 	readable atomic.Pointer[readable] // what the role may read, as last asked
 	asking   sync.Mutex
 
-	mu   sync.Mutex
-	kept map[string]*compiled // operators' statements by text
+	mu     sync.Mutex
+	kept   map[string]*compiled // operators' statements by text
+	guards []*sqlguard.Guard    // made so far: one for each change of the schema
 }
 
 func newDB(cfg Config, deps source.Deps, db *pgrls.DB) *DB {
@@ -44,11 +47,29 @@ func (d *DB) Report() pgrls.Report { return d.db.Report() }
 
 // Close closes all connections.
 func (d *DB) Close() error {
-	err := d.db.Close()
-	if r := d.readable.Swap(nil); r != nil {
-		return r.guard.Close()
+	errs := []error{d.db.Close()}
+	d.mu.Lock()
+	guards := d.guards
+	d.guards = nil
+	d.mu.Unlock()
+	for _, g := range guards {
+		errs = append(errs, g.Close())
 	}
-	return err
+	return errors.Join(errs...)
+}
+
+// Warm makes ready what the first statement of an agent, or the first Inspect, would wait for (some
+// seconds): the parser. A server calls it beside its start; nothing depends on it.
+func (d *DB) Warm(ctx context.Context) error {
+	r, err := d.names(ctx, "atlas") // the catalog is the same for all
+	if err != nil {
+		return err
+	}
+	g, err := r.guard()
+	if err != nil {
+		return err
+	}
+	return g.Warm(ctx)
 }
 
 // Query implements source.Querier. Besides invalid_query its codes are invalid_arguments for
@@ -147,7 +168,11 @@ func (d *DB) Inspect(ctx context.Context, tenant atlas.TenantID, q source.Query)
 	if err != nil {
 		return atlas.Facts{}, err
 	}
-	v, err := r.guard.Check(ctx, tenant, c.bound.Load().text)
+	g, err := r.guard()
+	if err != nil {
+		return atlas.Facts{}, err
+	}
+	v, err := g.Check(ctx, tenant, c.bound.Load().text)
 	if err != nil {
 		return atlas.Facts{}, err
 	}
@@ -253,9 +278,13 @@ func (d *DB) agent(ctx context.Context, tenant atlas.TenantID, c *compiled, args
 	if err := d.db.Report().Agents(); err != nil {
 		return source.Rows{}, atlas.Errorf(atlas.CodeSourceMisused, err, "")
 	}
+	g, err := r.guard()
+	if err != nil {
+		return source.Rows{}, err
+	}
 	var rows source.Rows
 	err = c.try(args, func(b *binding) error {
-		v, err := r.guard.Check(ctx, tenant, b.text)
+		v, err := g.Check(ctx, tenant, b.text)
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -16,11 +17,13 @@ import (
 
 var errDisabled = errors.New("agents.disabled is set")
 
-// readable is what callers may read, and the guard that holds agents to it. It is read-only.
+// readable is what callers may read, and the guard that holds agents to it, which is made when it is
+// first needed: that takes a process some seconds of one core, once, and a command that asks one
+// question should not wait for it at its end. It is read-only.
 type readable struct {
 	at     time.Time
 	tables []source.Table
-	guard  *sqlguard.Guard
+	guard  func() (*sqlguard.Guard, error)
 	known  map[string]bool // names of tables and columns
 	types  []string        // the schema's own types that columns have
 	closed map[string]bool // names of tables that the role may read, and callers may not
@@ -82,8 +85,15 @@ func (d *DB) ask(ctx context.Context, tenant atlas.TenantID, old *readable) (*re
 			cfg.Tables[t.Name] = append(cfg.Tables[t.Name], c.Name)
 		}
 	}
-	if r.guard, err = sqlguard.New(cfg); err != nil {
-		return nil, atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("guard of agents' SQL: %w", err), "")
-	}
+	r.guard = sync.OnceValues(func() (*sqlguard.Guard, error) {
+		g, err := sqlguard.New(cfg)
+		if err != nil {
+			return nil, atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("guard of agents' SQL: %w", err), "")
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.guards = append(d.guards, g)
+		return g, nil
+	})
 	return r, nil
 }
