@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/demo"
 	"github.com/atlas-mcp/atlas/internal/source"
 )
@@ -33,7 +34,7 @@ func Migrate(ctx context.Context, o Options, report func(Step)) error {
 	step := func(name string, do func() error) error {
 		start := time.Now()
 		if err := do(); err != nil {
-			return fmt.Errorf("migrate %s: %w", name, err)
+			return fmt.Errorf("migrate %s: %s", name, cause(err))
 		}
 		report(Step{"migrated", name, time.Since(start)})
 		return nil
@@ -66,6 +67,14 @@ func Migrate(ctx context.Context, o Options, report func(Step)) error {
 		}
 	}
 	return nil
+}
+
+// cause is what is behind an error, for the operator: hints are for callers, and say too little here.
+func cause(err error) string {
+	if e, ok := errors.AsType[*atlas.Error](err); ok && e.Err != nil {
+		return e.Err.Error()
+	}
+	return err.Error()
 }
 
 // Seed prepares the stores and loads the demo company into the sources that can take it, where it is
@@ -108,7 +117,7 @@ func (a *App) demoData(ctx context.Context, g *generation, again bool, report fu
 				continue
 			}
 			if err := loader.Load(ctx, id, companies[id][name]); err != nil {
-				return fmt.Errorf("load the demo company into %s: %w", name, err)
+				return fmt.Errorf("load the demo company into %s: %s", name, cause(err))
 			}
 			if _, err := a.state.CompareAndSet(ctx, space, key, seen, []byte("loaded"), time.Time{}); err != nil {
 				return err

@@ -22,6 +22,7 @@ import (
 
 var (
 	_ source.Config      = (*Config)(nil)
+	_ source.Migrator    = (*Config)(nil)
 	_ source.ObjectStore = (*Bucket)(nil)
 	_ source.Linker      = (*Bucket)(nil)
 	_ source.Loader      = (*Bucket)(nil)

@@ -22,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/source"
@@ -50,10 +51,13 @@ type Links struct {
 	Endpoint string        `yaml:"endpoint"` // URL by which readers reach the server; default: endpoint
 }
 
-const tenantMark = "{tenant}"
+const (
+	tenantMark    = "{tenant}"
+	defaultRegion = "us-east-1"
+)
 
 func (c Config) withDefaults() Config {
-	c.Region = cmp.Or(c.Region, "us-east-1")
+	c.Region = cmp.Or(c.Region, defaultRegion)
 	c.Prefix = cmp.Or(c.Prefix, tenantMark+"/")
 	c.MaxObjectBytes = cmp.Or(c.MaxObjectBytes, 16<<20)
 	c.MaxList = cmp.Or(c.MaxList, 1000)
@@ -145,6 +149,28 @@ func (c *Config) Open(ctx context.Context, _ source.Deps) (source.Source, error)
 		cfg: cfg, client: client(cfg.Endpoint), presign: s3.NewPresignClient(client(cfg.Links.Endpoint)),
 		idle: transport.CloseIdleConnections,
 	}, nil
+}
+
+// Migrate implements source.Migrator: it makes the bucket if there is none.
+func (c *Config) Migrate(ctx context.Context, deps source.Deps) error {
+	src, err := c.Open(ctx, deps)
+	if err != nil {
+		return err
+	}
+	b := src.(*Bucket)
+	err = b.do(ctx, func() error {
+		_, err := b.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &b.cfg.Bucket, ExpectedBucketOwner: b.owner()})
+		if err == nil || status(err) != http.StatusNotFound {
+			return err
+		}
+		in := &s3.CreateBucketInput{Bucket: &b.cfg.Bucket}
+		if b.cfg.Region != defaultRegion { // of which S3 must not be told
+			in.CreateBucketConfiguration = &types.CreateBucketConfiguration{LocationConstraint: types.BucketLocationConstraint(b.cfg.Region)}
+		}
+		_, err = b.client.CreateBucket(ctx, in)
+		return err
+	})
+	return errors.Join(err, b.Close())
 }
 
 // A Bucket is an open bucket. It implements source.ObjectStore, source.Linker and source.Loader.

@@ -305,6 +305,27 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// Migrating makes the bucket, once, and says when it cannot.
+func TestMigrate(t *testing.T) {
+	cfg, admin := server(t)
+	made := bucket(t, cfg, admin) // for its name and its removal
+	if _, err := admin.DeleteBucket(t.Context(), &awss3.DeleteBucketInput{Bucket: &made.Bucket}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := made.Migrate(t.Context(), source.Deps{Name: "files"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := open(t, made).Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	made.SecretKey += "x"
+	if err := made.Migrate(t.Context(), source.Deps{Name: "files"}); atlas.CodeOf(err) != atlas.CodeSourceMisused {
+		t.Errorf("got %v", err)
+	}
+}
+
 // A body that breaks off is no object.
 func TestHalfAnObject(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
