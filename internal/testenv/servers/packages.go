@@ -209,7 +209,7 @@ func debian(name string) func(context.Context, *fetcher) error {
 		}
 		apt := func(args ...string) error {
 			return f.run(ctx, []string{"DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"}, "apt-get", append([]string{
-				"-qq", "-y", "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=", "-o", "APT::Update::Post-Invoke::=", "-o", "Acquire::Retries=2",
+				"-qq", "-y", "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=2",
 				"-o", "Dir::State::Lists=" + filepath.Join(state, "lists"), "-o", "Dir::Cache=" + state, "-o", "Dir::Cache::archives=archives",
 			}, args...)...)
 		}
