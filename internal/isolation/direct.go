@@ -3,11 +3,13 @@ package isolation
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -35,6 +37,7 @@ type Direct struct {
 	in      Inside
 	tenants [2]atlas.TenantID
 	roles   []string
+	nonce   atomic.Pointer[string]
 }
 
 // NewDirect returns the target for the two tenants. Every role that brings a tool's scope becomes a
@@ -44,6 +47,7 @@ func NewDirect(in Inside, tenants [2]atlas.TenantID) (*Direct, error) {
 		return nil, errors.New("isolation: Handle, Tools and NewID are needed")
 	}
 	d := &Direct{in: in, tenants: tenants}
+	d.Renew()
 	for role, scopes := range in.Roles {
 		if slices.ContainsFunc(scopes, isToolScope) {
 			d.roles = append(d.roles, role)
@@ -59,6 +63,10 @@ func NewDirect(in Inside, tenants [2]atlas.TenantID) (*Direct, error) {
 	return d, nil
 }
 
+// Renew makes all callers new ones to caches, which keep answers by scopes and tokens: what an earlier proof
+// was told says nothing of now. Between the two sides nothing changes but the tenant, as before.
+func (d *Direct) Renew() { d.nonce.Store(new(strings.ToLower(rand.Text()))) }
+
 func isToolScope(s string) bool { return strings.HasPrefix(s, "tool:") }
 
 // breadth is how much the scopes open.
@@ -73,11 +81,12 @@ func breadth(scopes []string) int {
 func (d *Direct) Roles() []string { return d.roles }
 
 func (d *Direct) principal(who Caller) *atlas.Principal {
-	role := d.roles[who.Role]
+	role, nonce := d.roles[who.Role], *d.nonce.Load()
+	scopes := slices.DeleteFunc(slices.Clone(d.in.Roles[role]), func(s string) bool { return !isToolScope(s) })
 	return &atlas.Principal{
 		Subject: Subject + "/" + role, Tenant: d.tenants[who.Side], Roles: []string{role},
-		Scopes: slices.DeleteFunc(slices.Clone(d.in.Roles[role]), func(s string) bool { return !isToolScope(s) }),
-		Issuer: Issuer, Expiry: time.Now().Add(time.Hour),
+		Scopes: append(scopes, "isolation:"+nonce), // a scope that opens nothing
+		Issuer: Issuer, TokenID: nonce, Expiry: time.Now().Add(time.Hour),
 	}
 }
 

@@ -150,6 +150,9 @@ func (p *Prober) Run(ctx context.Context) error {
 func (p *Prober) round(ctx context.Context, interval time.Duration) {
 	bounded, cancel := context.WithTimeout(ctx, max(interval, 10*time.Second))
 	defer cancel()
+	if fresh, ok := p.deps.Target.(interface{ Renew() }); ok {
+		fresh.Renew()
+	}
 	err := p.refresh(bounded)
 	if err == nil {
 		for _, name := range slices.Sorted(maps.Keys(p.rings)) {
