@@ -173,6 +173,9 @@ func TestValidate(t *testing.T) {
 
 func BenchmarkQuery(b *testing.B) {
 	src, _ := company(b, false)
+	if err := src.Warm(b.Context()); err != nil {
+		b.Fatal(err)
+	}
 	q := source.Query{SQL: `SELECT id, customer_id, status, total_cents FROM orders WHERE id = :id`, Args: map[string]any{"id": "o_9002"}}
 	for name, agent := range map[string]bool{"operator": false, "agent": true} {
 		b.Run(name, func(b *testing.B) {
