@@ -41,6 +41,16 @@ func (c *circuit) admit(now time.Time) bool {
 	return true
 }
 
+// opened reports whether it is open.
+func (c *circuit) opened() bool {
+	if !c.faulty.Load() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.faults >= circuitFaults
+}
+
 // report takes note of an answer.
 func (c *circuit) report(now time.Time, err error) (opened, closed bool) {
 	if err == nil && !c.faulty.Load() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -279,4 +280,97 @@ func TestPurgeWhileAway(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A purge that fails stays to be made, though one that began before it succeeds, or another replica's is
+// heard of.
+func TestFailedPurgeIsNotForgotten(t *testing.T) {
+	for name, heard := range map[string]bool{"one that began before succeeds": false, "another replica's is heard": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				src := &source{}
+				hub := cachetest.NewHub()
+				far := &bent{Shared: hub.Join()}
+				a, b := replica(t, never, far, src.handle), replica(t, never, hub.Join(), src.handle)
+				fail := func() {
+					far.purge = func(context.Context) error { return errors.New("away") }
+					if err := a.store.Purge(t.Context(), "acme", "crm_order"); err == nil {
+						t.Error("a purge that failed succeeds")
+					}
+				}
+				if heard {
+					fail()
+					if err := b.store.Purge(t.Context(), "acme", "crm_order"); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					want(t, b.handle, call(), `{"run":1}`, "miss")
+				} else {
+					far.purge = func(ctx context.Context) error {
+						err := far.Shared.Purge(ctx, "acme", "crm_order")
+						synctest.Wait()
+						want(t, b.handle, call(), `{"run":1}`, "miss") // and then something is written
+						fail()
+						return err
+					}
+					if err := a.store.Purge(t.Context(), "acme", "crm_order"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				far.purge = nil
+				synctest.Wait()
+				ask(t, a.handle, call(func(c *atlas.Call) { c.Page.Offset = 9 }))
+				synctest.Wait()
+				want(t, b.handle, call(), `{"run":3}`, "miss")
+			})
+		})
+	}
+}
+
+// Writes purge: while the second tier is known to hang, they do not wait for it for long.
+func TestPurgesWhileHangingAreQuick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub, a, _ := two(t, never, (&source{}).handle)
+		resume := hub.Hang()
+		defer resume()
+		for i := range 10 {
+			began := time.Now()
+			if err := a.store.Purge(t.Context(), "acme", ""); atlas.CodeOf(err) != atlas.CodeStateUnavailable {
+				t.Errorf("got %v", err)
+			}
+			limit := 2 * time.Second
+			if i >= 3 {
+				limit = 50 * time.Millisecond
+			}
+			if d := time.Since(began); d != limit {
+				t.Errorf("purge %d took %v, want %v", i, d, limit)
+			}
+		}
+	})
+}
+
+// However many tools and tenants are purged, what is remembered is bounded, and the latest holds.
+func TestPurgesRememberedAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := cachetest.NewHub()
+		a := replica(t, never, hub.Join(), (&source{}).handle)
+		want(t, a.handle, call(), `{"run":1}`, "miss")
+		synctest.Wait()
+		for i := range 5000 {
+			if err := a.store.Purge(t.Context(), "acme", fmt.Sprint("tool", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := a.store.Remembered(); n != 4096 {
+			t.Errorf("%d purges are kept in mind, want 4096", n)
+		}
+		restore := hub.Snapshot()
+		time.Sleep(time.Second)
+		if err := a.store.Purge(t.Context(), "acme", "crm_order"); err != nil {
+			t.Fatal(err)
+		}
+		restore()
+		want(t, a.handle, call(), `{"run":2}`, "miss")
+		synctest.Wait()
+	})
 }

@@ -270,7 +270,7 @@ func (s *Store) flush() {
 type listener struct{ s *Store }
 
 func (l listener) Purged(tenant atlas.TenantID, tool string) {
-	l.s.tier.remember(purgeKey{tenant, tool}, purging{at: time.Now()})
+	l.s.tier.remember(purgeKey{tenant, tool}, false)
 	l.s.forget(tenant, tool)
 }
 

@@ -55,8 +55,9 @@ type tier struct {
 
 	hits, fallbacks, takeovers, rejected, lost, purged, gaps atomic.Uint64
 
-	mu     sync.Mutex           // guards purges
+	mu     sync.Mutex           // guards what follows
 	purges map[purgeKey]purging // the last of each; at most maxPurges
+	count  uint64               // of purges that were asked for here
 }
 
 // A purgeKey says what was purged: a tenant's answers, of one tool or (tool is empty) all.
@@ -67,8 +68,8 @@ type purgeKey struct {
 
 // A purging is what this replica remembers of a purge.
 type purging struct {
-	at      time.Time // when it was asked for, or heard of
-	pending bool      // the second tier has not been told yet
+	at     time.Time // when it was asked for, or heard of
+	untold uint64    // the number of the last one that the second tier has not been told of; 0 if there is none
 }
 
 func newTier(cfg Config, d Deps) *tier {
@@ -200,52 +201,85 @@ func (t *tier) without(ctx context.Context, r *right, err error) *right {
 func (t *tier) settle(ctx context.Context, k key) {
 	for _, p := range [...]purgeKey{{k.tenant, ""}, {k.tenant, k.tool}} {
 		t.mu.Lock()
-		was := t.purges[p]
+		id := t.purges[p].untold
 		t.mu.Unlock()
-		if !was.pending {
+		if id == 0 {
 			continue
 		}
-		if err := t.do(ctx, t.timeout, func(ctx context.Context) error { return t.shared.Purge(ctx, p.tenant, p.tool) }); err == nil {
-			t.mu.Lock()
-			if now := t.purges[p]; now == was {
-				t.purges[p] = purging{at: was.at}
-			}
-			t.mu.Unlock()
+		if t.do(ctx, t.timeout, func(ctx context.Context) error { return t.shared.Purge(ctx, p.tenant, p.tool) }) == nil {
+			t.told(p, id)
 		}
 	}
 }
 
 // purge tells all replicas. The error says that the others may not know.
 func (t *tier) purge(ctx context.Context, p purgeKey) error {
-	t.remember(p, purging{at: time.Now(), pending: true})
-	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
+	id := t.remember(p, true)
+	// While the second tier is known to be away it is asked all the same, since whoever purges wants to
+	// know, but not for long: writes come by here.
+	limit := purgeTimeout
+	if t.circuit.opened() {
+		limit = t.timeout
+	}
+	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	// The circuit is not asked: whoever purges wants to know.
-	err := t.shared.Purge(ctx, p.tenant, p.tool)
-	t.circuit.report(time.Now(), err)
+	err := t.shared.Purge(bounded, p.tenant, p.tool)
+	if err == nil || ctx.Err() == nil {
+		t.circuit.report(time.Now(), err)
+	}
 	if err != nil {
 		return fmt.Errorf("cache: the other replicas were not told of a purge: %w", err)
 	}
-	t.remember(p, purging{at: time.Now()})
+	t.told(p, id)
 	return nil
 }
 
-// remember keeps in mind when p was purged. What the second tier says later is not believed beyond
-// that: a backup that was put back, a replica that took over without the last writes, or somebody who
-// puts back old entries together with the old epoch, brings nothing back here.
-func (t *tier) remember(p purgeKey, was purging) {
+// remember keeps in mind that p was purged now, here or elsewhere; it returns the number of a purge that
+// was made here. What the second tier says later is not believed beyond that: a backup that was put
+// back, a replica that took over without the last writes, or somebody who puts back old entries together
+// with the old epoch, brings nothing back here.
+func (t *tier) remember(p purgeKey, here bool) (id uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.purges[p]; !ok && len(t.purges) >= maxPurges {
-		oldest, first := p, true
-		for q, o := range t.purges {
-			if first || o.at.Before(t.purges[oldest].at) {
-				oldest, first = q, false
-			}
-		}
-		delete(t.purges, oldest)
+	was, known := t.purges[p]
+	if !known && len(t.purges) >= maxPurges {
+		t.evictLocked()
+	}
+	was.at = time.Now()
+	if here {
+		t.count++
+		was.untold = t.count
 	}
 	t.purges[p] = was
+	return was.untold
+}
+
+// evictLocked forgets the oldest purge, of those that the second tier knows of if there are any. The
+// caller holds mu.
+func (t *tier) evictLocked() {
+	var (
+		oldest purgeKey
+		found  bool
+	)
+	for p, was := range t.purges {
+		least := t.purges[oldest]
+		told, leastTold := was.untold == 0, least.untold == 0
+		if !found || told && !leastTold || told == leastTold && was.at.Before(least.at) {
+			oldest, found = p, true
+		}
+	}
+	delete(t.purges, oldest)
+}
+
+// told notes that the second tier knows of a purge made here. Later ones, which may have failed since,
+// stay untold.
+func (t *tier) told(p purgeKey, id uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if was, ok := t.purges[p]; ok && was.untold == id {
+		was.untold = 0
+		t.purges[p] = was
+	}
 }
 
 // purgedSince reports whether what was loaded at that time has been purged since.

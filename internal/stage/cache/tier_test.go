@@ -203,6 +203,7 @@ type bent struct {
 	cache.Shared
 	renew func() (bool, error)
 	fill  func() (cache.Outcome, error)
+	purge func(context.Context) error
 	claim func(context.Context, cache.Claim) (cache.Standing, error)
 }
 
@@ -218,6 +219,13 @@ func (b *bent) Fill(ctx context.Context, f cache.Fill) (cache.Outcome, error) {
 		return b.fill()
 	}
 	return b.Shared.Fill(ctx, f)
+}
+
+func (b *bent) Purge(ctx context.Context, tenant atlas.TenantID, tool string) error {
+	if b.purge != nil {
+		return b.purge(ctx)
+	}
+	return b.Shared.Purge(ctx, tenant, tool)
 }
 
 func (b *bent) Claim(ctx context.Context, c cache.Claim) (cache.Standing, error) {
