@@ -9,8 +9,13 @@ import (
 	"github.com/atlas-mcp/atlas/internal/state"
 )
 
-// fresh is the condition that a memory is not past its expiry.
-const fresh = `(expires = 0 OR expires > ?)`
+const (
+	// fresh is the condition that a memory is not past its expiry.
+	fresh = `(expires = 0 OR expires > ?)`
+
+	memoriesOf = `SELECT id, tenant, customer, text, call, created, expires FROM memory WHERE tenant = ? AND ` + fresh
+	newest     = ` ORDER BY created DESC, id LIMIT ?`
+)
 
 // AddMemory implements [state.Memories].
 func (s *Store) AddMemory(ctx context.Context, m state.Memory) error {
@@ -39,17 +44,16 @@ func (s *Store) AddMemory(ctx context.Context, m state.Memory) error {
 
 // FindMemories implements [state.Memories].
 func (s *Store) FindMemories(ctx context.Context, tenant atlas.TenantID, customer string, limit int) ([]state.Memory, error) {
-	return s.memories(ctx, ` AND customer = ?`, limit, string(tenant), time.Now().UnixNano(), customer)
+	return s.memories(ctx, memoriesOf+` AND customer = ?`+newest, string(tenant), time.Now().UnixNano(), customer, limit)
 }
 
 // ListMemories implements [state.Memories].
 func (s *Store) ListMemories(ctx context.Context, tenant atlas.TenantID, limit int) ([]state.Memory, error) {
-	return s.memories(ctx, ``, limit, string(tenant), time.Now().UnixNano())
+	return s.memories(ctx, memoriesOf+newest, string(tenant), time.Now().UnixNano(), limit)
 }
 
-func (s *Store) memories(ctx context.Context, and string, limit int, args ...any) ([]state.Memory, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT id, tenant, customer, text, call, created, expires FROM memory WHERE tenant = ? AND `+fresh+and+`
-		ORDER BY created DESC, id LIMIT ?`, append(args, limit)...)
+func (s *Store) memories(ctx context.Context, query string, args ...any) ([]state.Memory, error) {
+	rows, err := s.read.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, failed(ctx, "read memories", err)
 	}
