@@ -109,6 +109,9 @@ func TestNothingBleeds(t *testing.T) {
 			if got := pgrls.Bare(t, db, stateSQL); got[0] != "" || got[1] == "4ms" || got[1] == "5ms" || got[2] != "0" || strings.Contains(got[3], "traceparent") {
 				t.Errorf("a connection remembers %q", got)
 			}
+			if got := pgrls.Bare(t, db, `SELECT count(*)::text FROM pg_prepared_statements WHERE statement ~ 'acme|globex|nobody'`); got[0] != "0" {
+				t.Error("a prepared statement names a tenant")
+			}
 			if got := pgrls.Bare(t, db, `SELECT count(*)::text FROM notes`); got[0] != "0" {
 				t.Errorf("without a tenant there are %s rows", got[0])
 			}

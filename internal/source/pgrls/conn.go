@@ -25,7 +25,7 @@ const (
 	stopTime = time.Second
 	// maxPrepared is how many statements a connection keeps prepared.
 	maxPrepared = 256
-	// maxCommands is how many of the commands beside them it keeps: some for each tenant.
+	// maxCommands is how many of the commands beside them it keeps.
 	maxCommands = 128
 )
 
@@ -117,9 +117,9 @@ type session struct {
 }
 
 // command returns the prepared form of a command that goes along with queries (BEGIN, COMMIT, SET
-// LOCAL), or nil if it is to be sent as text. It asks the server when it sees the text for the first
-// time. It saves a fifth of the time of a short query. That the command is said to have a column,
-// which it has not, keeps the library from asking for its columns each time.
+// LOCAL of what names no tenant), or nil if it is to be sent as text. It asks the server when it sees
+// the text for the first time. It saves a sixth of the time of a short query. That the command is
+// said to have a column, which it has not, keeps the library from asking for its columns each time.
 func (s *session) command(ctx context.Context, pc *pgconn.PgConn, text string) (*pgconn.StatementDescription, error) {
 	if sd, ok := s.commands[text]; ok || !s.prepares || len(s.commands) >= maxCommands {
 		return sd, nil

@@ -196,24 +196,23 @@ func (db *DB) batch(ctx context.Context, conn *pgxpool.Conn, s *session, tenant 
 		n  int // commands before the statement
 		pc = conn.Conn().PgConn()
 	)
+	set := func(text string) {
+		b.ExecParams(text, nil, nil, nil, nil)
+		n++
+	}
 	add := func(text string) error {
 		sd, err := s.command(ctx, pc, text)
-		if err != nil {
+		if err != nil || sd == nil {
+			set(text)
 			return err
 		}
-		if sd != nil {
-			b.ExecStatement(sd, nil, nil, nil)
-		} else {
-			b.ExecParams(text, nil, nil, nil, nil)
-		}
+		b.ExecStatement(sd, nil, nil, nil)
 		n++
 		return nil
 	}
-	err := errors.Join(
-		add("BEGIN READ ONLY"),
-		add(db.set.tenant+string(tenant)+"'"),
-		add("SET LOCAL statement_timeout = "+strconv.FormatInt(serverTime(ctx), 10)),
-	)
+	err := add("BEGIN READ ONLY")
+	set(db.set.tenant + string(tenant) + "'") // never prepared: pg_prepared_statements would list tenants
+	err = errors.Join(err, add("SET LOCAL statement_timeout = "+strconv.FormatInt(serverTime(ctx), 10)))
 	if db.set.pooler {
 		for _, nv := range db.set.session {
 			err = errors.Join(err, add("SET LOCAL "+nv[0]+" = "+nv[1]))
@@ -225,8 +224,7 @@ func (db *DB) batch(ctx context.Context, conn *pgxpool.Conn, s *session, tenant 
 	traced := sampled(st.Trace)
 	if p != nil {
 		if traced {
-			b.ExecParams("SET LOCAL application_name = '"+st.Trace+"'", nil, nil, nil, nil)
-			n++
+			set("SET LOCAL application_name = '" + st.Trace + "'")
 		}
 		b.ExecStatement(p.sd, args, nil, nil)
 	} else {
