@@ -232,8 +232,10 @@ type Offer struct {
 	Input, Output            json.RawMessage
 	ReadOnly, Idempotent     bool // what the operator grants; the upstream's own word only lowers it
 	Destructive              bool
-	Digest                   string // hex SHA-256 of the canonical definition (RFC 8785)
-	Blocked                  bool   // the upstream's definition is not, or no longer, the approved one
+	Digest                   string        // hex SHA-256 of the canonical definition (RFC 8785)
+	Scopes                   []string      // that the operator asks for; nil for the source's usual one
+	CacheTTL, Timeout        time.Duration // that the operator grants; 0 for no cache, and the usual timeout
+	Blocked                  bool          // the upstream's definition is not, or no longer, the approved one
 }
 
 // An Answer is what an upstream's tool answered.

@@ -25,6 +25,7 @@ const (
 	VectorIndex Capability = "VectorIndex"
 	ObjectStore Capability = "ObjectStore"
 	Fetcher     Capability = "Fetcher"
+	Provider    Capability = "Provider"
 )
 
 // Marker stands in what callers must never be told: harnesses put it into the directory, the
@@ -35,7 +36,7 @@ const Marker = "marker-7c19e0"
 // cleanup (closing twice is part of the contract).
 type Harness struct {
 	// Open opens a source over a store that holds data and nothing else. Needed for all
-	// capabilities but Fetcher. A Querier lets callers read the tables customers and orders without
+	// capabilities but Fetcher and Provider. A Querier lets callers read the tables customers and orders without
 	// the column customers.ssn, and not the table vault.
 	Open func(t *testing.T, data map[atlas.TenantID]source.Data) source.Source
 
@@ -51,6 +52,10 @@ type Harness struct {
 
 	// OpenFetch opens a source whose tenants may reach what the target says (Fetcher).
 	OpenFetch func(t *testing.T, target FetchTarget) source.Source
+
+	// OpenProvider serves up over the protocol, and opens a source that serves tenants A and B, each with
+	// its credential, with all of up's tools pinned as they are (Provider).
+	OpenProvider func(t *testing.T, up *Upstream) source.Source
 }
 
 // Run holds a driver to the law of package source and of the capabilities named, all of which its
@@ -106,6 +111,7 @@ var suites = map[Capability]suite{
 	VectorIndex: vectorSuite,
 	ObjectStore: objectSuite,
 	Fetcher:     fetcherSuite,
+	Provider:    providerSuite,
 }
 
 // lifecycle checks what holds for every source, whatever it can do.
