@@ -56,7 +56,7 @@ func TestProberFindsLeaksAndSeesThemMended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		toy := newToy("cache")
 		counts := map[string]int{}
-		p, err := isolation.NewProber(isolation.ProberConfig{}, isolation.ProberDeps{
+		p, err := isolation.NewProber(isolation.ProberConfig{Checks: 30}, isolation.ProberDeps{
 			Target: toy, Field: func() isolation.Field { return toyField(toy) }, Version: func() string { return "1" },
 			Count: func(result string) { counts[result]++ },
 		})
@@ -66,19 +66,23 @@ func TestProberFindsLeaksAndSeesThemMended(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- p.Run(ctx) }()
-		time.Sleep(24 * time.Hour)
+		time.Sleep(time.Hour)
+		synctest.Wait()
 		if counts["leak"] == 0 || p.Healthy(ctx) == nil || p.Status().Leaking[0].Source != "toy" {
 			t.Errorf("got %v, %+v", counts, p.Status())
 		}
 		toy.mu.Lock()
 		toy.fault = ""
 		toy.mu.Unlock()
-		time.Sleep(48 * time.Hour)
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		if err := p.Healthy(ctx); err != nil {
 			t.Errorf("mended, and still %v", err)
 		}
 		cancel()
-		<-done
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	})
 }
 
@@ -106,7 +110,7 @@ func TestProberNeedsItsControl(t *testing.T) {
 				toy.mu.Unlock()
 			}
 		}
-		counts, _ := probe(t, toy, isolation.ProberConfig{Checks: 20}, 24*time.Hour)
+		counts, _ := probe(t, toy, isolation.ProberConfig{Checks: 20}, 2*time.Hour)
 		if counts["inconclusive"] == 0 || counts["leak"] != 0 {
 			t.Errorf("got %v", counts)
 		}
@@ -153,7 +157,9 @@ func TestProberOnTheDemo(t *testing.T) {
 		}
 	}
 	cancel()
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 	if s := p.Status(); len(s.NotProven) != 0 || len(s.Leaking) != 0 {
 		t.Errorf("got %+v", s)
 	}

@@ -132,7 +132,10 @@ type outcome struct {
 func (p *Proof) Run(ctx context.Context) (Report, error) {
 	r := p.begin()
 	plan, err := p.prepare(ctx)
-	if ctx.Err() == nil && err != nil {
+	if ctx.Err() != nil {
+		plan, err = nil, nil // broken off: there is a report of what was learned
+	}
+	if err != nil {
 		return r, err
 	}
 	for i := range plan {

@@ -218,6 +218,7 @@ func (t *toy) answer(side isolation.Side, ask isolation.Ask) isolation.Answer {
 		return t.read(side, ask.URI)
 	case isolation.OpCall:
 		return t.call(side, ask, args)
+	case isolation.OpGet, isolation.OpResources, isolation.OpTask, isolation.OpCancel: // it has none
 	}
 	return isolation.Answer{Text: "nothing"}
 }
