@@ -36,7 +36,7 @@ race: ## run every test with the race detector
 	@$(GO) run ./stack exec $(STACKFLAGS) -- env CGO_ENABLED=1 $(GO) test -race -timeout 40m $(PKGS)
 
 .PHONY: stack
-stack: ## start Postgres, PgBouncer, Redis, S3, OpenSearch and Qdrant on loopback and keep them
+stack: bin/atlas ## run Atlas on Postgres, Redis, S3 and OpenSearch, started on loopback, with the demo company in them
 	@$(GO) run ./stack up $(STACKFLAGS)
 
 .PHONY: stack-status
@@ -113,5 +113,6 @@ clean: ## remove what was built and the demo company's data
 	@rm -rf bin dist .atlas coverage.out bench/out conformance/out interop/out
 
 .PHONY: distclean
-distclean: clean ## remove what was fetched for conformance and interop, too
+distclean: clean ## remove what was fetched (servers, conformance, interop), too; stops the stack
+	@test ! -e .cache/stack/state.json || $(GO) run ./stack down
 	@rm -rf .cache

@@ -48,7 +48,7 @@ type word struct {
 func words() []word {
 	return []word{
 		{"exec", "[-only NAMES] -- COMMAND…", "start the servers, run the command with ATLAS_TEST_* set, stop them; its exit code", execWord},
-		{"up", "[-only NAMES]", "start the servers in the background, or what of them does not run", upWord},
+		{"up", "[-only NAMES]", "start the servers and Atlas on them in the background, or what of them does not run", upWord},
 		{"down", "", "stop them and remove their data", downWord},
 		{"status", "[-json]", "what runs; exit code 1 if something does not", statusWord},
 		{"env", "", "print their variables for a shell", envWord},
@@ -65,6 +65,8 @@ type program struct {
 	state string
 	only  string
 	json  bool
+
+	atlas, config string
 }
 
 // run returns the exit code: 1 if something failed, 2 if it was asked wrongly, else the command's.
@@ -86,6 +88,8 @@ func run(ctx context.Context, args, env []string, std standard) (int, error) {
 	flags.StringVar(&p.cache, "cache", ".cache", "folder for what is fetched")
 	flags.StringVar(&p.state, "state", filepath.Join(".cache", "stack"), "folder for what up keeps: state and logs")
 	flags.StringVar(&p.only, "only", "", "these servers only, with commas between them: "+strings.Join(names(servers.Table()), ", "))
+	flags.StringVar(&p.atlas, "atlas", filepath.Join("bin", "atlas"), "the program that up starts on the servers")
+	flags.StringVar(&p.config, "config", filepath.Join("config", "stack.yaml"), "its configuration")
 	flags.BoolVar(&p.json, "json", false, "print JSON (status)")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -112,7 +112,7 @@ func (s *standing) save() error {
 // adopt returns the servers of the records, in the order of the table.
 func (s *standing) adopt() ([]*servers.Server, error) {
 	var all []*servers.Server
-	for _, k := range servers.Table() {
+	for _, k := range append(servers.Table(), s.atlas()) {
 		for _, r := range s.records {
 			if r.Name != k.Name {
 				continue

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -41,13 +42,24 @@ func upWord(ctx context.Context, p *program, _ []string) (_ int, err error) {
 	if err := s.add(ctx, cache, kinds, p.err); err != nil {
 		return 1, err
 	}
-	// The servers serve from here on.
+	if err := s.addAtlas(ctx, p, cache); err != nil {
+		return 1, err
+	}
 	if err := p.show(ctx, s); err != nil {
 		return 1, err
 	}
-	fmt.Fprintln(p.out, "\nTheir URLs for a shell: eval \"$(go run ./stack env)\"; stop them: make stack-down")
+	fmt.Fprint(p.out, next)
 	return 0, nil
 }
+
+// next is what a person may do then.
+const next = `
+In this shell:   eval "$(go run ./stack env)"
+Ask a question:  bin/atlas copilot "Why was the refund on order o_9002 for CUST-1001 delayed?"
+Look at it all:  bin/atlas --config config/stack.yaml doctor
+Attack it:       bin/atlas --config config/stack.yaml verify isolation
+Stop it:         make stack-down
+`
 
 // revive starts the servers again that should run and do not.
 func (s *standing) revive(ctx context.Context, say io.Writer) error {
@@ -121,7 +133,7 @@ func downWord(ctx context.Context, p *program, _ []string) (int, error) {
 		}
 		fmt.Fprintf(p.out, "stopped %s\n", name)
 	}
-	return 0, nil
+	return 0, os.RemoveAll(filepath.Join(s.dir, "data")) // Atlas's
 }
 
 // A condition is how one server of the stack is.
@@ -222,7 +234,12 @@ func envWord(_ context.Context, p *program, _ []string) (int, error) {
 	fmt.Fprintf(p.out, "export %s=%s\n", cacheEnv, quote(cache.Dir()))
 	for _, own := range all {
 		r := own.Record()
-		fmt.Fprintf(p.out, "export %s=%s\n", r.Env, quote(r.URL))
+		if r.Name != atlasName {
+			fmt.Fprintf(p.out, "export %s=%s\n", r.Env, quote(r.URL))
+		}
+	}
+	for _, v := range s.variables() {
+		fmt.Fprintf(p.out, "export %s=%s\n", v.name, quote(v.value))
 	}
 	return 0, nil
 }

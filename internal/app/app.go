@@ -156,11 +156,28 @@ func (a *App) openTelemetry(ctx context.Context) (err error) {
 	return err
 }
 
+// auditHead returns what remembers how far the audit log has come: nil for the head beside it alone.
+func (a *App) auditHead() (audit.Head, error) {
+	driver, err := a.stateConfig()
+	if err != nil || !driver.Elsewhere() {
+		return nil, err
+	}
+	id, err := a.key("audit.id")
+	if err != nil {
+		return nil, err
+	}
+	return newWitness(audit.FileHead(a.cfg.Audit.Path), a.state, id, a.log), nil
+}
+
 func (a *App) openAudit(context.Context) (err error) {
 	if a.auditKey, err = a.key("audit.key"); err != nil {
 		return err
 	}
-	if a.auditLog, err = audit.Open(a.cfg.Audit, nil, a.log); err != nil {
+	head, err := a.auditHead()
+	if err != nil {
+		return err
+	}
+	if a.auditLog, err = audit.Open(a.cfg.Audit, head, a.log); err != nil {
 		return &ConfigError{fmt.Errorf("audit.path: %w; choose a file that can be written", err)}
 	}
 	a.onClose(a.auditLog.Close)

@@ -171,7 +171,12 @@ func (d *doctor) state(ctx context.Context, a *App) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	report, err := VerifyAudit(ctx, a.cfg.Audit.Path, true, false)
+	head, err := a.auditHead()
+	if err != nil {
+		d.not(Failed, "audit", "log", "let only the user that Atlas runs as read its keys", "%v", err)
+		return
+	}
+	report, err := verifyAudit(ctx, a.cfg.Audit.Path, head, true, false)
 	if errors.Is(err, context.DeadlineExceeded) {
 		d.ok("audit", "log", "can be written; too long to be verified here, `atlas audit verify` does")
 		return
@@ -226,6 +231,7 @@ func (d *doctor) sources(ctx context.Context, a *App) {
 		return
 	}
 	defer g.lease.leave()
+	d.embedder(ctx, g)
 	for _, name := range slices.Sorted(maps.Keys(g.sources)) {
 		s := g.sources[name]
 		took, err := timed(ctx, s.Source.Ping)
@@ -233,9 +239,32 @@ func (d *doctor) sources(ctx context.Context, a *App) {
 			d.ok("source", name, "%s answers in %s", s.Kind, took)
 			continue
 		}
-		e := atlas.ErrorOf(err)
-		d.not(Failed, "source", name, cmp.Or(e.Hint, "look at sources."+name+" in the configuration, and at the server itself"), "%s: %v", s.Kind, cmp.Or(e.Err, err))
+		d.not(Failed, "source", name, fmt.Sprintf(cmp.Or(remedies[atlas.CodeOf(err)], "look at sources.%s in the configuration, and at the server itself"), name), "%s: %s", s.Kind, cause(err))
 	}
+}
+
+// remedies say what mends a source that does not answer, by the code that its tools answer meanwhile.
+var remedies = map[atlas.Code]string{
+	atlas.CodeSourceUnavailable: "start the server, or correct its address under sources.%s.with; the server's own log may say more",
+	atlas.CodeTimeout:           "look at the load of the server of sources.%s, and at the network before it",
+	atlas.CodeSourceMisused:     "do what each finding says, or correct sources.%s.with; until then nothing is read",
+}
+
+// embedder asks what makes vectors, where that is a service.
+func (d *doctor) embedder(ctx context.Context, g *generation) {
+	e, ok := g.embed.(interface {
+		Ping(ctx context.Context) error
+		Host() string
+	})
+	if !ok {
+		return
+	}
+	took, err := timed(ctx, e.Ping)
+	if err != nil {
+		d.not(Failed, "embedder", g.embed.ID(), "look at embedder in the configuration, and at the service at "+e.Host(), "%s", cause(err))
+		return
+	}
+	d.ok("embedder", g.embed.ID(), "%s answers in %s", e.Host(), took)
 }
 
 // issuers asks for the keys of each issuer.

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/canonical"
@@ -39,6 +41,7 @@ type generation struct {
 	cfg     Config
 	lease   *lease
 	sources map[string]tool.Source
+	embed   source.Embedder
 	tools   []*atlas.Tool
 	egress  *egress.Guard
 	handler atlas.Handler
@@ -104,8 +107,7 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 		return &ConfigError{err}
 	}
 	g.egress = dialer
-	embedder, err := a.embedder(ctx, g.cfg.Embedder)
-	if err != nil {
+	if g.embed, err = a.embedder(ctx, g.cfg.Embedder); err != nil {
 		return &ConfigError{err}
 	}
 	dir := filepath.Join(g.cfg.DataDir, "sources") // each driver has a folder of the source's name there
@@ -114,7 +116,7 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 	}
 	deps := func(name string) source.Deps {
 		return source.Deps{
-			Name: name, DataDir: dir, Embed: embedder, Egress: dialer, State: sourceState{a.state, "source." + name},
+			Name: name, DataDir: dir, Embed: g.embed, Egress: dialer, State: sourceState{a.state, "source." + name},
 			Log: a.log, TraceParent: telemetry.TraceParent,
 		}
 	}
@@ -130,7 +132,7 @@ func (a *App) openSources(ctx context.Context, g *generation) error {
 			errs = append(errs, fmt.Errorf("sources.%s: %w", name, err))
 			continue
 		}
-		g.sources[name] = tool.Source{Kind: spec.Kind, Version: version(spec, allowed), Source: s, Tools: spec.Tools}
+		g.sources[name] = tool.Source{Kind: spec.Kind, Version: version(spec, append(slices.Clip(allowed), g.embed.ID()...)), Source: s, Tools: spec.Tools}
 	}
 	if len(errs) > 0 {
 		return &ConfigError{errors.Join(errs...)}
@@ -184,16 +186,17 @@ func (a *App) egress(g *generation) (guard *egress.Guard, data []byte, err error
 	return guard, data, err
 }
 
-// version is a hash of what a source is: its driver's settings, and where outbound requests may go. It
+// version is a hash of what a source is: its driver's settings, and what stands beside them (where outbound
+// requests may go, what makes its vectors). It
 // becomes part of the versions of the source's tools, so that neither a cached answer nor an approval
 // outlives a change of what stands behind the tool.
-func version(spec SourceSpec, allowlist []byte) string {
+func version(spec SourceSpec, beside []byte) string {
 	h := sha256.New()
 	fmt.Fprintln(h, spec.Kind)
 	if spec.With != nil {
 		fmt.Fprintln(h, spec.With.String())
 	}
-	h.Write(allowlist)
+	h.Write(beside)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -303,6 +306,9 @@ func (g *generation) close() error {
 	}
 	if g.egress != nil {
 		errs = append(errs, g.egress.Close())
+	}
+	if c, ok := g.embed.(io.Closer); ok {
+		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/source/sqlite"
 	"github.com/atlas-mcp/atlas/internal/source/vec"
 	"github.com/atlas-mcp/atlas/internal/state"
+	postgresstate "github.com/atlas-mcp/atlas/internal/state/postgres"
 	sqlitestate "github.com/atlas-mcp/atlas/internal/state/sqlite"
 )
 
@@ -48,7 +49,8 @@ var Embedders = map[string]func() EmbedderConfig{
 
 // States is the table of the drivers of Atlas's own state. To add one, add a line.
 var States = map[string]func() StateConfig{
-	"sqlite": func() StateConfig { return new(sqliteState) },
+	"sqlite":   func() StateConfig { return new(sqliteState) },
+	"postgres": func() StateConfig { return new(postgresState) },
 }
 
 // An EmbedderConfig is an embedder's settings.
@@ -64,6 +66,8 @@ type StateConfig interface {
 	Open(ctx context.Context, dataDir string, log *slog.Logger) (StateStore, error)
 	// Where says for operators where the state is, without secrets.
 	Where(dataDir string) string
+	// Elsewhere says that it is not kept beside the audit log, so that it can bear witness to it.
+	Elsewhere() bool
 }
 
 // A StateStore is an open state, which Run keeps tidy until its context ends.
@@ -99,8 +103,22 @@ func (c *sqliteState) Where(dataDir string) string {
 	return cmp.Or(c.Path, filepath.Join(dataDir, "state.db"))
 }
 
+func (*sqliteState) Elsewhere() bool { return false }
+
 func (c *sqliteState) Open(ctx context.Context, dataDir string, log *slog.Logger) (StateStore, error) {
 	cfg := c.Config
 	cfg.Path = c.Where(dataDir)
 	return sqlitestate.Open(ctx, cfg, log)
+}
+
+type postgresState struct {
+	postgresstate.Config `yaml:",inline"`
+}
+
+func (c *postgresState) Where(string) string { return c.Config.Where() }
+
+func (*postgresState) Elsewhere() bool { return true }
+
+func (c *postgresState) Open(ctx context.Context, _ string, log *slog.Logger) (StateStore, error) {
+	return postgresstate.Open(ctx, c.Config, log)
 }

@@ -3,8 +3,10 @@ package app
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"slices"
 
 	"github.com/atlas-mcp/atlas"
@@ -32,7 +34,38 @@ func AuditPath(o Options) (string, error) {
 
 // VerifyAudit checks the hash chain of a log, which may lack its oldest files or its head if so said.
 func VerifyAudit(ctx context.Context, path string, missingStart, missingHead bool) (AuditReport, error) {
-	return audit.Verify(ctx, path, nil, audit.VerifyOptions{AllowMissingStart: missingStart, AllowMissingHead: missingHead})
+	return verifyAudit(ctx, path, nil, missingStart, missingHead)
+}
+
+// VerifyConfigured checks the configured log, also against what the state remembers of it where that is
+// kept elsewhere.
+func VerifyConfigured(ctx context.Context, o Options, missingStart, missingHead bool) (_ AuditReport, err error) {
+	files := OpenFiles(o.ConfigFile)
+	cfg, err := loadConfig(o, files)
+	if err != nil {
+		return AuditReport{}, err
+	}
+	a := &App{opts: o, files: files, cfg: cfg, log: slog.New(slog.DiscardHandler)}
+	driver, err := a.stateConfig()
+	if err != nil {
+		return AuditReport{}, &ConfigError{err}
+	}
+	if !driver.Elsewhere() {
+		return VerifyAudit(ctx, cfg.Audit.Path, missingStart, missingHead)
+	}
+	if a.state, err = driver.Open(ctx, cfg.DataDir, a.log); err != nil {
+		return AuditReport{}, err
+	}
+	defer func() { err = errors.Join(err, a.state.Close()) }()
+	head, err := a.auditHead()
+	if err != nil {
+		return AuditReport{}, err
+	}
+	return verifyAudit(ctx, cfg.Audit.Path, head, missingStart, missingHead)
+}
+
+func verifyAudit(ctx context.Context, path string, head audit.Head, missingStart, missingHead bool) (AuditReport, error) {
+	return audit.Verify(ctx, path, head, audit.VerifyOptions{AllowMissingStart: missingStart, AllowMissingHead: missingHead})
 }
 
 // QueryAudit yields the matching records of a log, oldest first.

@@ -31,7 +31,12 @@ func (c auditVerifyCmd) Run(ctx context.Context, p *Program, g *globals) error {
 	if err != nil {
 		return err
 	}
-	report, err := app.VerifyAudit(ctx, path, c.MissingStart, c.MissingHead)
+	var report app.AuditReport
+	if c.Path == "" {
+		report, err = app.VerifyConfigured(ctx, p.options(g), c.MissingStart, c.MissingHead)
+	} else {
+		report, err = app.VerifyAudit(ctx, path, c.MissingStart, c.MissingHead)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("no audit log at %s: either nothing was called yet, or it was taken away", path)
 	}
