@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"regexp"
 	"slices"
@@ -38,6 +39,8 @@ type Deps struct {
 	// CheckSchema reports what is wrong with a JSON Schema that was written in YAML. It may be nil:
 	// then only the form that tools need is checked.
 	CheckSchema func(schema json.RawMessage) error
+	// Log is told of tools that a source names and that cannot be offered. It may be nil.
+	Log *slog.Logger
 }
 
 // A File is one YAML file of tools.
@@ -56,6 +59,7 @@ func Build(sources map[string]Source, files []File, deps Deps) ([]*atlas.Tool, e
 	for _, name := range slices.Sorted(maps.Keys(sources)) {
 		b.verbs(name, sources[name])
 	}
+	b.families()
 	b.files(files)
 	if len(b.errs) > 0 {
 		slices.SortStableFunc(b.errs, byPlace)
@@ -105,6 +109,10 @@ type definition struct {
 func (b *builder) add(d *definition) {
 	if !toolName.MatchString(d.tool.Name) {
 		b.errorf(d.at, "tool name %q is not allowed; use 1 to 64 of a-z, 0-9 and _, beginning with a letter", d.tool.Name)
+		return
+	}
+	if from, claimed := b.claimed(d.tool.Name); claimed && d.owner != "source "+from {
+		b.errorf(d.at, "tool %s: names beginning with %s belong to the tools of source %s", d.tool.Name, from+familySeparator, from)
 		return
 	}
 	if first, taken := b.defs[d.tool.Name]; taken {
