@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -101,6 +103,7 @@ func (s *standing) variables() []variable {
 		{"ATLAS_STATE_DSN", as(stateRole)},
 		{"ATLAS_STATE_LOAD_DSN", pg.String()},
 		{"ATLAS_REDIS_URL", redis.String()},
+		{"ATLAS_REDIS_BUS_KEY", s.busKey()},
 		{"ATLAS_ELASTICSEARCH_URL", search.String()},
 		{"ATLAS_S3_ENDPOINT", endpoint.String()},
 		{"ATLAS_S3_ACCESS_KEY", objects.User.Username()},
@@ -108,9 +111,30 @@ func (s *standing) variables() []variable {
 		{"ATLAS_DATA_DIR", filepath.Join(s.dir, "data")},
 	}
 	if own := at[atlasName]; own != nil {
-		all = append(all, variable{"ATLAS_MCP_URL", own.String()}, variable{"ATLAS_MCP_TOKEN", "dev-token"}, variable{"ATLAS_TENANT", "acme"})
+		all = append(all, variable{"ATLAS_MCP_URL", own.String()}, variable{"ATLAS_MCP_TOKEN", "dev-token"}, variable{"ATLAS_TENANT", "acme"},
+			variable{"ATLAS_HTTP_LISTEN", own.Host}) // for the doctor, and for tokens that `atlas token` signs
 	}
 	return all
+}
+
+// busKey is what replicas authenticate their news with. It is empty until addAtlas has made one.
+func (s *standing) busKey() string {
+	key, err := os.ReadFile(filepath.Join(s.dir, "data", "bus.key"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(key))
+}
+
+func (s *standing) makeBusKey() error {
+	var key [32]byte
+	if _, err := rand.Read(key[:]); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(s.dir, "data"), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(s.dir, "data", "bus.key"), []byte(hex.EncodeToString(key[:])+"\n"), 0o600)
 }
 
 // addAtlas loads the demo company into the servers and starts Atlas, if they are all there and it is not.
@@ -120,10 +144,13 @@ func (s *standing) addAtlas(ctx context.Context, p *program, cache *servers.Cach
 			return nil
 		}
 	}
-	vars := s.variables()
-	if vars == nil {
+	if s.variables() == nil {
 		return nil // only some servers were asked for
 	}
+	if err := s.makeBusKey(); err != nil {
+		return err
+	}
+	vars := s.variables()
 	binary, err := filepath.Abs(p.atlas)
 	if err != nil {
 		return err

@@ -67,6 +67,11 @@ func Doctor(ctx context.Context, o Options) []Finding {
 		return d.findings
 	}
 	a, err := Open(ctx, o)
+	if _, ok := errors.AsType[*ConfigError](err); err != nil && !ok {
+		d.not(Failed, "start", "atlas", "mend what it names, and ask again: the rest can only be looked at then", "%v", err)
+		d.listener(ctx, cfg)
+		return d.findings
+	}
 	if err != nil {
 		d.mistakes(name, err)
 		d.listener(ctx, cfg)

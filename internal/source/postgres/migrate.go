@@ -60,7 +60,9 @@ func prepare(ctx context.Context, conn *pgx.Conn, cfg Config, reader string) err
 	var statements []string
 	switch {
 	case super && !known:
-		statements = append(statements, "CREATE ROLE "+pgrls.Identifier(reader)+" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS NOINHERIT")
+		statements = append(statements,
+			"CREATE ROLE "+pgrls.Identifier(reader)+" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS NOINHERIT",
+			"ALTER ROLE "+pgrls.Identifier(reader)+" SET temp_file_limit = '256MB'") // as deploy/sql/roles.sql does
 	case !known:
 		return atlas.Errorf(atlas.CodeSourceMisused, fmt.Errorf("role %s does not exist; have a superuser run deploy/sql/roles.sql", reader), "")
 	}
