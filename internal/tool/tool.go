@@ -39,6 +39,8 @@ type Deps struct {
 	// CheckSchema reports what is wrong with a JSON Schema that was written in YAML. It may be nil:
 	// then only the form that tools need is checked.
 	CheckSchema func(schema json.RawMessage) error
+	// Memories are where the tools of memories keep what they keep. If it is nil there are no such tools.
+	Memories Memories
 	// Log is told of tools that a source names and that cannot be offered. It may be nil.
 	Log *slog.Logger
 }
@@ -60,6 +62,7 @@ func Build(sources map[string]Source, files []File, deps Deps) ([]*atlas.Tool, e
 		b.verbs(name, sources[name])
 	}
 	b.families()
+	b.memories()
 	b.files(files)
 	if len(b.errs) > 0 {
 		slices.SortStableFunc(b.errs, byPlace)
