@@ -24,6 +24,8 @@ type Deps struct {
 	// Tools are all tools, for checks of names and types and for the index. Without tools the
 	// rules are checked as far as they can be.
 	Tools []*atlas.Tool
+	// Scopes are those of tools that this configuration may leave out: a rule that names one is no mistake.
+	Scopes []string
 	// PII returns the kinds of personal data in the arguments (JSON). It is asked only if a rule
 	// needs it. Without it a rule that does cannot be decided; see [Engine.Warnings].
 	PII func(raw []byte) []string
@@ -153,7 +155,7 @@ func compileRule(t *ruleText, tools []*toolInfo, names []string, deps Deps, r *r
 	c.policy = cedar.NewPolicyFromAST((*cedarast.Policy)(policy))
 	if len(tools) > 0 {
 		for i, g := range c.actions {
-			if !slices.ContainsFunc(names, g.match) {
+			if !slices.ContainsFunc(names, g.match) && !slices.ContainsFunc(deps.Scopes, g.match) {
 				r.warn(t.actions[i].at, id, suggest(g.text, names), "no tool has a scope that action %q matches", g.text)
 			}
 		}
