@@ -166,13 +166,13 @@ func (c *Cache) fly(ctx context.Context, k key, f *flight, call atlas.Call, next
 		c.run(ctx, k, f, call, next, have != nil, nil)
 		return
 	}
-	// A panic in the second tier's driver or in the sealer is nobody's but ours either.
+	// A panic in the sealer would end the process, too.
 	defer func() {
 		v := recover()
 		if v == nil {
 			return
 		}
-		err := fmt.Errorf("cache: panic in the second tier: %v\n%s", v, debug.Stack())
+		err := fmt.Errorf("cache: panic on the way to the second tier: %v\n%s", v, debug.Stack())
 		select {
 		case <-f.done:
 			c.log.ErrorContext(ctx, "an answer could not be shared", slog.Any("error", err))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/seal"
 	"github.com/atlas-mcp/atlas/internal/stage/cache"
 	"github.com/atlas-mcp/atlas/internal/stage/cache/cachetest"
 )
@@ -227,26 +229,98 @@ func TestSharedTierAway(t *testing.T) {
 	})
 }
 
-// A fault of a driver is that of one call.
-func TestPanicInTheSharedTier(t *testing.T) {
+// A driver that panics is a tier that failed; a sealer that does fails one call.
+func TestPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := &bent{Shared: cachetest.NewHub().Join()}
+		w := replica(t, never, broken, (&source{}).handle)
+		broken.claim = func(context.Context, cache.Claim) (cache.Standing, error) { panic("x") }
+		want(t, w.handle, call(), `{"run":1}`, "miss")
+		want(t, w.handle, call(), `{"run":1}`, "hit")
+		broken.claim = nil
+		broken.fill = func() (cache.Outcome, error) { panic("x") }
+		next := func(c *atlas.Call) { c.Page.Offset = 1 }
+		want(t, w.handle, call(next), `{"run":2}`, "miss")
+		synctest.Wait()
+		want(t, w.handle, call(next), `{"run":2}`, "hit")
+		broken.purge = func(context.Context) error { panic("x") }
+		if err := w.store.Purge(t.Context(), "acme", ""); atlas.CodeOf(err) != atlas.CodeStateUnavailable {
+			t.Errorf("got %v", err)
+		}
+		if n := w.store.Stats().Fallbacks; n != 2 {
+			t.Errorf("%d fallbacks, want 2", n)
+		}
+	})
 	synctest.Test(t, func(t *testing.T) {
 		hub := cachetest.NewHub()
-		broken := &bent{Shared: hub.Join()}
-		w := replica(t, never, broken, (&source{}).handle)
-		broken.claim = func(context.Context, cache.Claim) (cache.Standing, error) { panic("secret of the driver") }
-		_, err := w.handle(t.Context(), call())
+		broken := &brokenSealer{Ring: ring(t, 1)}
+		store, err := cache.NewTiered(never, cache.Deps{Shared: hub.Join(), Sealer: broken, Secret: secret(2), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = store.Close() }()
+		h := over(t, store, never, "p1", (&source{}).handle)
+		synctest.Wait() // until it listens
+		broken.seal = true
+		want(t, h, call(), `{"run":1}`, "miss")
+		synctest.Wait()
+		want(t, h, call(), `{"run":1}`, "hit")
+
+		other := replica(t, never, hub.Join(), (&source{}).handle)
+		next := func(c *atlas.Call) { c.Page.Offset = 1 }
+		ask(t, other.handle, call(next))
+		synctest.Wait()
+		broken.open = true
+		_, err = h(t.Context(), call(next))
 		e := atlas.ErrorOf(err)
-		if e.Code != atlas.CodeInternal || !strings.Contains(e.Error(), "tier_test.go") {
+		if e.Code != atlas.CodeInternal || !strings.Contains(e.Error(), "outage_test.go") {
 			t.Errorf("got %v, want internal_error with the stack as its cause", err)
 		}
 		if data, _ := json.Marshal(e.Failure("r")); strings.Contains(string(data), "secret") {
 			t.Errorf("the caller sees %s", data)
 		}
-		broken.claim = nil
-		broken.fill = func() (cache.Outcome, error) { panic("x") }
+	})
+}
+
+type brokenSealer struct {
+	*seal.Ring
+	seal, open bool
+}
+
+func (b *brokenSealer) Seal(plain, bound []byte) string {
+	if b.seal {
+		panic("x")
+	}
+	return b.Ring.Seal(plain, bound)
+}
+
+func (b *brokenSealer) Open(text string, bound []byte) ([]byte, error) {
+	if b.open {
+		panic("secret of the sealer")
+	}
+	return b.Ring.Open(text, bound)
+}
+
+// A driver that does not end when its context does is left behind.
+func TestDriverThatDoesNotEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := &bent{Shared: cachetest.NewHub().Join()}
+		w := replica(t, never, stuck, (&source{}).handle)
+		stuck.claim = func(context.Context, cache.Claim) (cache.Standing, error) {
+			time.Sleep(time.Second)
+			return cache.Standing{}, errors.New("late")
+		}
+		began := time.Now()
 		want(t, w.handle, call(), `{"run":1}`, "miss")
-		synctest.Wait()
-		want(t, w.handle, call(), `{"run":1}`, "hit")
+		if d := time.Since(began); d != 50*time.Millisecond {
+			t.Errorf("waited %v", d)
+		}
+		if err := w.store.Close(); err != nil || time.Since(began) != time.Second {
+			t.Errorf("Close did not wait for it: %v, %v", time.Since(began), err)
+		}
+		if err := w.store.Purge(t.Context(), "acme", ""); atlas.CodeOf(err) != atlas.CodeShuttingDown {
+			t.Errorf("a purge after Close gave %v", err)
+		}
 	})
 }
 

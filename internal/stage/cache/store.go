@@ -78,7 +78,7 @@ type Store struct {
 	closed  bool
 	flights map[key]*flight      // loads that others may join
 	running map[*flight]struct{} // all loads
-	wg      sync.WaitGroup       // of running, and of listening to the second tier
+	wg      sync.WaitGroup       // of running, and of purges of and listening to the second tier
 	retired uint64               // hits of the shards that are gone
 
 	misses atomic.Uint64
@@ -214,12 +214,20 @@ func (s *Store) drop(k key, e *entry) {
 // An error, of code state_unavailable, says that the second tier could not be told: here everything is
 // as purged, and stays so, but other replicas may answer with what they have for as long as the tools'
 // cache times are. Whoever purges should try again; this replica also tells the second tier before it
-// next asks it for an answer that the purge covers.
+// next asks it for an answer that the purge covers. After Close the code is shutting_down.
 func (s *Store) Purge(ctx context.Context, tenant atlas.TenantID, tool string) error {
 	s.forget(tenant, tool)
 	if s.tier == nil {
 		return nil
 	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return &atlas.Error{Code: atlas.CodeShuttingDown}
+	}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	defer s.wg.Done()
 	if err := s.tier.purge(ctx, purgeKey{tenant, tool}); err != nil {
 		return atlas.Errorf(atlas.CodeStateUnavailable, err,
 			"purged on this replica; the others could not be told and may answer with older data for as long as the tools' cache times are; purge again")
@@ -324,5 +332,8 @@ func (s *Store) Close() error {
 		s.tier.stop()
 	}
 	s.wg.Wait()
+	if s.tier != nil {
+		s.tier.asking.Wait()
+	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,7 @@ type tier struct {
 	log     *slog.Logger
 	circuit circuit
 	stop    context.CancelFunc // ends listening
+	asking  sync.WaitGroup     // questions under way; asked by what the store's wg counts only
 
 	hits, fallbacks, takeovers, rejected, lost, purged, gaps atomic.Uint64
 
@@ -119,12 +121,8 @@ func (t *tier) enter(ctx context.Context, k key, have *entry, limit time.Duratio
 		ended    = false // a load ended without an answer: each replica may ask for itself
 	)
 	for {
-		var s Standing
 		sent := time.Now()
-		err := t.do(ctx, t.timeout, func(ctx context.Context) (err error) {
-			s, err = t.shared.Claim(ctx, claim)
-			return err
-		})
+		s, err := ask(ctx, t, t.timeout, func(ctx context.Context) (Standing, error) { return t.shared.Claim(ctx, claim) })
 		if err != nil {
 			return doRun, nil, t.without(ctx, r, err)
 		}
@@ -206,7 +204,9 @@ func (t *tier) settle(ctx context.Context, k key) {
 		if id == 0 {
 			continue
 		}
-		if t.do(ctx, t.timeout, func(ctx context.Context) error { return t.shared.Purge(ctx, p.tenant, p.tool) }) == nil {
+		if _, err := ask(ctx, t, t.timeout, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, t.shared.Purge(ctx, p.tenant, p.tool)
+		}); err == nil {
 			t.told(p, id)
 		}
 	}
@@ -221,9 +221,9 @@ func (t *tier) purge(ctx context.Context, p purgeKey) error {
 	if t.circuit.opened() {
 		limit = t.timeout
 	}
-	bounded, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	err := t.shared.Purge(bounded, p.tenant, p.tool)
+	_, err := within(ctx, t, limit, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, t.shared.Purge(ctx, p.tenant, p.tool)
+	})
 	if err == nil || ctx.Err() == nil {
 		t.circuit.report(time.Now(), err)
 	}
@@ -324,10 +324,8 @@ func (t *tier) renew(ctx context.Context, r *right) {
 			return
 		case <-tick.C:
 		}
-		ours := true
-		err := t.do(ctx, t.timeout, func(ctx context.Context) (err error) {
-			ours, err = t.shared.Renew(ctx, r.name, r.token, t.lease)
-			return err
+		ours, err := ask(ctx, t, t.timeout, func(ctx context.Context) (bool, error) {
+			return t.shared.Renew(ctx, r.name, r.token, t.lease)
 		})
 		if err == nil && !ours {
 			return
@@ -345,15 +343,12 @@ func (t *tier) fill(ctx context.Context, r *right, e *entry) bool {
 		return true
 	}
 	f := Fill{Name: r.name, Token: r.token, Epoch: r.epoch, TTL: ttl, Value: t.sealer.Seal(plain, bind(r.bound, r.epoch, r.token))}
-	var out Outcome
 	if len(f.Value) > t.max {
 		t.release(ctx, r, false)
 		return true
 	}
-	if err := t.do(context.WithoutCancel(ctx), writeTimeout, func(ctx context.Context) (err error) {
-		out, err = t.shared.Fill(ctx, f)
-		return err
-	}); err != nil {
+	out, err := ask(context.WithoutCancel(ctx), t, writeTimeout, func(ctx context.Context) (Outcome, error) { return t.shared.Fill(ctx, f) })
+	if err != nil {
 		t.fallbacks.Add(1)
 		return true // as if there were one tier
 	}
@@ -370,27 +365,59 @@ func (t *tier) fill(ctx context.Context, r *right, e *entry) bool {
 // release gives the right back.
 func (t *tier) release(ctx context.Context, r *right, again bool) {
 	// An error is a lease that ends by itself.
-	_ = t.do(context.WithoutCancel(ctx), writeTimeout, func(ctx context.Context) error {
-		return t.shared.Release(ctx, r.name, r.token, again)
+	_, _ = ask(context.WithoutCancel(ctx), t, writeTimeout, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, t.shared.Release(ctx, r.name, r.token, again)
 	})
 }
 
-// do asks the second tier, for at most d, or not at all while it is known to be away.
-func (t *tier) do(ctx context.Context, d time.Duration, ask func(context.Context) error) error {
+// ask asks the second tier, for at most d, or not at all while it is known to be away.
+func ask[T any](ctx context.Context, t *tier, d time.Duration, question func(context.Context) (T, error)) (answer T, err error) {
 	if !t.circuit.admit(time.Now()) {
-		return errOpen
+		return answer, errOpen
 	}
-	bounded, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	err := ask(bounded)
+	answer, err = within(ctx, t, d, question)
 	if err != nil && ctx.Err() != nil {
 		t.circuit.forget() // nobody is left to wait for it: says nothing
-		return err
+		return answer, err
 	}
 	if opened, closed := t.circuit.report(time.Now(), err); opened {
 		t.log.WarnContext(ctx, "the shared cache is away: each replica caches for itself", slog.Any("error", err))
 	} else if closed {
 		t.log.InfoContext(ctx, "the shared cache is back")
 	}
-	return err
+	return answer, err
+}
+
+// within returns the answer to a question, or an error when d is over or ctx ends, also if the question does
+// not end then: a driver may have to wait for a connection that others are making. The store's Close
+// waits for what was left behind. A driver that panics is a tier that failed.
+func within[T any](ctx context.Context, t *tier, d time.Duration, question func(context.Context) (T, error)) (T, error) {
+	type outcome struct {
+		answer T
+		err    error
+	}
+	bounded, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	done := make(chan outcome, 1)
+	t.asking.Go(func() {
+		var o outcome
+		defer func() {
+			if v := recover(); v != nil {
+				o.err = fmt.Errorf("cache: panic in the shared tier: %v\n%s", v, debug.Stack())
+			}
+			done <- o
+		}()
+		o.answer, o.err = question(bounded)
+	})
+	var o outcome
+	select {
+	case o = <-done:
+	case <-bounded.Done():
+		select {
+		case o = <-done: // both at once: what has come counts
+		default:
+			o.err = bounded.Err()
+		}
+	}
+	return o.answer, o.err
 }

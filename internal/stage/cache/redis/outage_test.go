@@ -1,6 +1,9 @@
 package redis_test
 
 import (
+	"context"
+	"crypto/rand"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -9,6 +12,7 @@ import (
 	"time"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/stage/cache"
 	"github.com/atlas-mcp/atlas/internal/testenv"
 )
 
@@ -20,6 +24,7 @@ type wire struct {
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
 	cut   bool
+	came  chan struct{} // told of connections, if there is room
 	held  chan struct{} // while not nil, nothing passes
 	wg    sync.WaitGroup
 }
@@ -30,12 +35,16 @@ func newWire(t *testing.T) *wire {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wire{listener: l, backend: strings.TrimPrefix(testenv.URL(t, testenv.Redis), "redis://"), conns: map[net.Conn]struct{}{}}
+	w := &wire{listener: l, backend: strings.TrimPrefix(testenv.URL(t, testenv.Redis), "redis://"), conns: map[net.Conn]struct{}{}, came: make(chan struct{}, 1)}
 	w.wg.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
+			}
+			select {
+			case w.came <- struct{}{}:
+			default:
 			}
 			w.wg.Go(func() { w.serve(c) })
 		}
@@ -229,5 +238,50 @@ func TestOutage(t *testing.T) {
 				t.Error("nothing is shared after the outage")
 			}
 		})
+	}
+}
+
+// A claim does not fail because another, with less time, was the one that connected.
+func TestAnothersHaste(t *testing.T) {
+	c := client(t)
+	p := prefix(t, c)
+	w := newWire(t)
+	conn, err := connect(w.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	s := tier(t, conn, p)
+	claim := func(ctx context.Context, what byte) error {
+		_, err := s.Claim(ctx, cache.Claim{Name: cache.Name{Tenant: "acme", Tool: "x", Digest: [32]byte{what}}, Token: rand.Text(), Lease: time.Minute, Max: 1})
+		return err
+	}
+	for round := range byte(5) {
+		if err := claim(t.Context(), 10*round); err != nil {
+			t.Fatal(err)
+		}
+		w.hold()
+		w.sever(false)
+		select {
+		case <-w.came: // of before
+		default:
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			hasty, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			for hasty.Err() == nil { // the first may meet the broken connection
+				_ = claim(hasty, 10*round+1)
+			}
+			w.release()
+		})
+		<-w.came // the hasty one connects
+		err := claim(t.Context(), 10*round+2)
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			t.Errorf("failed with another's time: %v", err)
+		} else if err != nil { // it met the broken connection, too
+			t.Log(err)
+		}
+		wg.Wait()
 	}
 }
