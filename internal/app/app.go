@@ -31,6 +31,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge/mcp"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 	"github.com/atlas-mcp/atlas/internal/edge/tenant"
+	"github.com/atlas-mcp/atlas/internal/isolation"
 	"github.com/atlas-mcp/atlas/internal/seal"
 	"github.com/atlas-mcp/atlas/internal/stage/approval"
 	"github.com/atlas-mcp/atlas/internal/stage/audit"
@@ -74,6 +75,7 @@ type App struct {
 	oauth     *issuer.Server // as issuer
 	verifier  *auth.Verifier
 	tasks     *tasks.Manager
+	prober    *isolation.Prober // nil if there is nothing to check
 	server    *mcp.Server
 
 	closers []func() error // in the order of opening
@@ -110,6 +112,9 @@ func (a *App) open(ctx context.Context) error {
 		return err
 	}
 	a.current.swap(g)
+	if err := a.openProber(ctx); err != nil {
+		return err
+	}
 	return a.openEdge()
 }
 
@@ -241,12 +246,16 @@ func (a *App) openEdge() error {
 
 // checks are what /readyz asks.
 func (a *App) checks() map[string]func(context.Context) error {
-	return map[string]func(context.Context) error{
+	checks := map[string]func(context.Context) error{
 		"state":   a.state.Ping,
 		"audit":   func(context.Context) error { return a.auditLog.Healthy() },
 		"auth":    a.verifier.Ready,
 		"sources": a.pingSources,
 	}
+	if a.prober != nil {
+		checks["isolation"] = a.prober.Healthy
+	}
+	return checks
 }
 
 func (a *App) pingSources(ctx context.Context) error {

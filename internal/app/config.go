@@ -21,6 +21,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge/mcp"
 	"github.com/atlas-mcp/atlas/internal/edge/mcp/tasks"
 	"github.com/atlas-mcp/atlas/internal/edge/tenant"
+	"github.com/atlas-mcp/atlas/internal/isolation"
 	"github.com/atlas-mcp/atlas/internal/source/egress"
 	"github.com/atlas-mcp/atlas/internal/stage/approval"
 	"github.com/atlas-mcp/atlas/internal/stage/audit"
@@ -64,6 +65,7 @@ type Config struct {
 	Sources  map[string]SourceSpec `yaml:"sources"`
 	Embedder KindSpec              `yaml:"embedder"` // for vector sources: lexical (default) or another row of kinds.go
 	Tools    ToolFiles             `yaml:"tools"`
+	Memory   Memory                `yaml:"memory"` // what is remembered of customers
 	Policy   FileRef               `yaml:"policy"`
 	Egress   Egress                `yaml:"egress"`
 
@@ -82,6 +84,8 @@ type Config struct {
 	Breaker     breaker.Config     `yaml:"breaker"`
 	Retry       retry.Config       `yaml:"retry"`
 	Tasks       tasks.Config       `yaml:"tasks"`
+
+	Isolation isolation.ProberConfig `yaml:"isolation"` // the checks in the background (restart)
 
 	Copilot copilot.Config `yaml:"copilot"`
 }
@@ -292,6 +296,7 @@ func (c Config) validate() error {
 	section("retry", c.Retry.Validate())
 	section("rounds", c.Rounds.Validate())
 	section("tasks", c.Tasks.Validate())
+	section("isolation", c.Isolation.Validate())
 	section("copilot", c.Copilot.Validate())
 	return errors.Join(errs...)
 }

@@ -222,7 +222,7 @@ func (a *App) buildTools(g *generation) error {
 		}
 		return g.handler(ctx, call)
 	}
-	g.tools, err = tool.Build(g.sources, files, tool.Deps{Call: children, NewID: newID, CheckSchema: validation.CheckSchema})
+	g.tools, err = tool.Build(g.sources, files, tool.Deps{Call: children, NewID: newID, CheckSchema: validation.CheckSchema, Memories: a.memories(g.cfg.Memory)})
 	if err == nil && a.opts.ExtraTools != nil {
 		g.tools = append(g.tools, a.opts.ExtraTools(children)...)
 	}
@@ -248,7 +248,7 @@ func (a *App) buildStages(g *generation) (err error) {
 		}
 	}
 	g.watched = append(g.watched, a.files.path(cfg.Policy.File))
-	if g.policy, err = policy.Load(a.files.Name(cfg.Policy.File), rules, policy.Deps{Tools: g.tools, PII: g.guard.PII, Log: log}); err != nil {
+	if g.policy, err = policy.Load(a.files.Name(cfg.Policy.File), rules, policy.Deps{Tools: g.tools, Scopes: tool.MemoryScopes(), PII: g.guard.PII, Log: log}); err != nil {
 		return err
 	}
 	seen := cfg.Registry

@@ -123,7 +123,7 @@ func (a *App) Explain(ctx context.Context, p *atlas.Principal, name string, args
 // CheckPolicy reads a policy file against the configured tools. The error is a *PolicyError with every
 // mistake.
 func (a *App) CheckPolicy(name string, data []byte) (rules int, warnings string, err error) {
-	e, err := policy.Load(name, data, policy.Deps{Tools: a.Tools(), PII: func([]byte) []string { return nil }})
+	e, err := policy.Load(name, data, policy.Deps{Tools: a.Tools(), Scopes: tool.MemoryScopes(), PII: func([]byte) []string { return nil }})
 	if err != nil {
 		return 0, "", err
 	}

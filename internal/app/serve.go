@@ -79,6 +79,9 @@ func (a *App) background(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return unlessDone(ctx, a.verifier.Run(ctx)) })
 	group.Go(func() error { return unlessDone(ctx, a.state.Run(ctx)) })
 	group.Go(func() error { return unlessDone(ctx, a.tasks.Run(ctx)) })
+	if a.prober != nil {
+		group.Go(func() error { return unlessDone(ctx, a.prober.Run(ctx)) })
+	}
 	a.runReplicas(ctx, group)
 	group.Go(func() error { a.warm(ctx); return nil })
 	if a.oauth != nil {
@@ -185,7 +188,7 @@ func needRestart(old, next Config) []string {
 	sections := map[string][2]any{
 		"mode": {old.Mode, next.Mode}, "data_dir": {old.DataDir, next.DataDir}, "log": {old.Log, next.Log},
 		"http": {old.HTTP, next.HTTP}, "auth": {old.Auth, next.Auth}, "issuer": {old.Issuer, next.Issuer}, "tasks": {old.Tasks, next.Tasks}, "tenant": {old.Tenant, next.Tenant},
-		"telemetry": {old.Telemetry, next.Telemetry}, "audit": {old.Audit, next.Audit}, "roles": {old.Roles, next.Roles}, "redis": {old.Redis, next.Redis}, "ratelimit.on_store_failure.after": {old.RateLimit.OnStoreFailure.After, next.RateLimit.OnStoreFailure.After},
+		"telemetry": {old.Telemetry, next.Telemetry}, "audit": {old.Audit, next.Audit}, "roles": {old.Roles, next.Roles}, "isolation": {old.Isolation, next.Isolation}, "redis": {old.Redis, next.Redis}, "ratelimit.on_store_failure.after": {old.RateLimit.OnStoreFailure.After, next.RateLimit.OnStoreFailure.After},
 		"state": {version(SourceSpec{Kind: old.State.Kind, With: old.State.With}, nil), version(SourceSpec{Kind: next.State.Kind, With: next.State.With}, nil)},
 	}
 	maps.DeleteFunc(sections, func(_ string, v [2]any) bool { return reflect.DeepEqual(v[0], v[1]) })

@@ -53,7 +53,7 @@ var mayImport = map[string][]string{
 	// The command line opens the app and, as any other client would, the copilot.
 	"internal/cli": {
 		"internal/app", "internal/copilot", "internal/copilot/llm/anthropic", "internal/copilot/llm/offline",
-		"internal/copilot/mcpclient", "internal/copilot/memory", "internal/demo", "internal/isolation", "internal/source",
+		"internal/copilot/mcpclient", "internal/copilot/memory", "internal/isolation", "internal/source",
 	},
 	// The proof of isolation plants canaries in the sources, and the command opens the app to prove it on.
 	"internal/isolation": {"internal/source"},

@@ -7,14 +7,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"text/tabwriter"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/app"
-	"github.com/atlas-mcp/atlas/internal/demo"
 	"github.com/atlas-mcp/atlas/internal/isolation"
-	"github.com/atlas-mcp/atlas/internal/source"
 )
 
 // exitUnsure ends a verification that found nothing wrong and did not prove everything, or was broken off.
@@ -89,7 +86,7 @@ func (c verifyIsolationCmd) against(ctx context.Context, p *Program, g *globals,
 	}
 	deps := isolation.Deps{
 		Target: target, Door: target, Name: c.Against,
-		Canaries: isolation.Expect(ctx, isolation.Field{Samples: demo.Companies()[demo.Acme]}, cfg.Tenants),
+		Canaries: isolation.Expect(ctx, isolation.Field{Samples: app.DemoSamples()}, cfg.Tenants),
 	}
 	return c.prove(ctx, p, g, cfg, deps)
 }
@@ -115,6 +112,7 @@ func (p *Program) tokens(files []string, variable string) ([]string, error) {
 
 // room lets the canaries call as often as a proof has to; nobody else's limits change.
 const room = `
+isolation: {interval: 0s}
 flood: {rate: 1000000, burst: 100000}
 ratelimit:
   tenants:
@@ -132,17 +130,12 @@ func (c verifyIsolationCmd) inside(ctx context.Context, p *Program, g *globals, 
 	o := p.quietly(g)
 	o.PublicURL = "http://" + ln.Addr().String()
 	o.Overlay = fmt.Appendf(nil, room, c.TenantA, c.TenantB)
-	watch := newSourceWatch()
 	a, err := app.Open(ctx, o)
-	watch.stop()
 	if err != nil {
 		return err
 	}
 	defer a.Close() //nolint:errcheck // reported by the app's log
-	field := isolation.Field{Sources: watch.sources}
-	if a.Config().DemoData {
-		field.Samples = demo.Companies()[demo.Acme]
-	}
+	field := a.Field()
 	var canaries *isolation.Canaries
 	if c.NoPlant {
 		canaries = isolation.Expect(ctx, field, cfg.Tenants)
@@ -152,9 +145,7 @@ func (c verifyIsolationCmd) inside(ctx context.Context, p *Program, g *globals, 
 	if c.Plant {
 		return p.printPlanted(g, canaries)
 	}
-	target, err := isolation.NewDirect(isolation.Inside{
-		Handle: a.Handle, Tools: a.Tools, NewID: func() string { return a.NewCall(new(atlas.Principal), "", nil).ID }, Roles: a.Config().Roles,
-	}, cfg.Tenants)
+	target, err := isolation.NewDirect(a.Inside(), cfg.Tenants)
 	if err != nil {
 		return usage("%w", err)
 	}
@@ -367,41 +358,4 @@ func (r *areaRow) most() string {
 		kinds[i] = clip(k, 40)
 	}
 	return strings.Join(kinds[:min(len(kinds), 3)], ", ")
-}
-
-// A sourceWatch notes which sources an app opens, so that canaries can be planted in them.
-type sourceWatch struct {
-	mu      sync.Mutex
-	sources map[string]source.Source
-	before  map[string]func() source.Config
-}
-
-func newSourceWatch() *sourceWatch {
-	w := &sourceWatch{sources: map[string]source.Source{}, before: maps.Clone(app.Kinds)}
-	for kind, open := range w.before {
-		app.Kinds[kind] = func() source.Config { return &watchedConfig{open(), w} }
-	}
-	return w
-}
-
-func (w *sourceWatch) stop() { maps.Copy(app.Kinds, w.before) }
-
-type watchedConfig struct {
-	source.Config
-	watch *sourceWatch
-}
-
-// UnmarshalYAML decodes the driver's own settings.
-func (c *watchedConfig) UnmarshalYAML(decode func(any) error) error { return decode(c.Config) }
-
-// Open opens the driver and notes it.
-func (c *watchedConfig) Open(ctx context.Context, deps source.Deps) (source.Source, error) {
-	s, err := c.Config.Open(ctx, deps)
-	if err != nil {
-		return nil, err
-	}
-	c.watch.mu.Lock()
-	defer c.watch.mu.Unlock()
-	c.watch.sources[deps.Name] = s
-	return s, nil
 }

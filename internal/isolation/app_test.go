@@ -14,8 +14,6 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/isolation"
 	"github.com/atlas-mcp/atlas/internal/source"
-	"github.com/atlas-mcp/atlas/internal/source/pgvector"
-	pg "github.com/atlas-mcp/atlas/internal/source/postgres"
 )
 
 // opened are the sources that an app has opened.
@@ -58,23 +56,11 @@ func (w *watched) Migrate(ctx context.Context, deps source.Deps) error {
 	return nil
 }
 
-// coming are drivers that the table of kinds may not have yet.
-var coming = map[string]func() source.Config{
-	"postgres": func() source.Config { return new(pg.Config) },
-	"pgvector": func() source.Config { return new(pgvector.Config) },
-}
-
 // watch makes the drivers note what they open, until the test ends. Tests that use it do not run in parallel.
 func watch(t *testing.T) *opened {
 	t.Helper()
 	into := &opened{sources: map[string]source.Source{}}
 	before := maps.Clone(app.Kinds)
-	for kind, make := range coming {
-		if before[kind] == nil {
-			before[kind] = make
-			t.Cleanup(func() { delete(app.Kinds, kind) })
-		}
-	}
 	t.Cleanup(func() { maps.Copy(app.Kinds, before) })
 	for kind, make := range before {
 		app.Kinds[kind] = func() source.Config { return &watched{make(), into} }
