@@ -61,6 +61,7 @@ type commands struct {
 	Policy     policyCmd     `cmd:"" help:"Check the policy and explain its decisions."`
 	Approvals  approvalsCmd  `cmd:"" help:"See and decide what waits for a person."`
 	Cache      cacheCmd      `cmd:"" help:"Forget cached answers."`
+	Upstream   upstreamCmd   `cmd:"" help:"See and approve what upstream MCP servers define."`
 	Audit      auditCmd      `cmd:"" help:"Verify and search the audit log."`
 	Token      tokenCmd      `cmd:"" help:"Sign a token with the development issuer, or say why one is refused."`
 	Issuer     issuerCmd     `cmd:"" help:"Look after the embedded authorization server: its keys, passwords of its users."`

@@ -45,6 +45,7 @@ func program(name string, args []string) int {
 //	capture NAME REGEXP     puts the first group, found in stdout or stderr, into a variable
 //	replace FILE OLD NEW    changes the one place where OLD stands
 //	expire ID               makes an approval as old as if its time had passed
+//	upstream start|…        an upstream MCP server; see there
 //	ports BUSY FREE         names two ports of loopback: one in use, one not
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -53,10 +54,11 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("ATLAS_DATA_DIR", filepath.Join(env.WorkDir, "data"))
+			env.Values[upstreamKey{}] = &upstreamBox{}
 			return os.CopyFS(filepath.Join(env.WorkDir, "site"), os.DirFS(filepath.Join("..", "..", "config")))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "capture": capture, "replace": replace, "ports": ports, "expire": expire,
+			"exits": exits, "capture": capture, "replace": replace, "ports": ports, "expire": expire, "upstream": upstream,
 		},
 	})
 }

@@ -36,7 +36,7 @@ func (s *Source) discover(ctx context.Context) error {
 	for name, t := range tools {
 		switch p := index[name]; {
 		case p.Digest == "":
-			s.once(ctx, slog.LevelWarn, "a tool of the upstream waits for approval; see atlas upstream list", name, t.digest)
+			s.once(ctx, slog.LevelInfo, "a tool of the upstream waits for approval; see atlas upstream list", name, t.digest)
 		case p.Digest != t.digest:
 			s.once(ctx, slog.LevelError, "the upstream changed a tool, which is blocked until the change is approved", name, t.digest)
 		}
@@ -251,7 +251,7 @@ func (s *Source) Watch(ctx context.Context, changed func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
-	poll, look := time.NewTicker(pollEvery), time.NewTicker(s.cfg.CheckEvery)
+	poll, look := time.NewTicker(min(pollEvery, s.cfg.CheckEvery)), time.NewTicker(s.cfg.CheckEvery)
 	defer poll.Stop()
 	defer look.Stop()
 	w := watcher{source: s, said: s.offers}
