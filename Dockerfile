@@ -49,7 +49,7 @@ RUN for r in /out/root /out/copilot; do \
     done && \
     mkdir -p /out/root/etc/atlas && \
     cp -R config/*.yaml config/tools /out/root/etc/atlas/ && \
-    mkdir -p -m 0755 /out/owned/var /out/owned/var/lib && mkdir -m 0700 /out/owned/var/lib/atlas
+    mkdir -p /out/owned/var/lib/atlas && chmod 0700 /out/owned/var/lib/atlas
 
 FROM scratch AS copilot
 ARG VERSION=dev

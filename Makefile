@@ -104,6 +104,21 @@ bin/atlas bin/atlas-copilot: bin/%:
 	@test -x $@ || echo 'building $@ (the first time fetches and compiles the libraries; about a minute or two)'
 	@CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
 
+.PHONY: image
+image: ## build the container images atlas-mcp and atlas-copilot (needs Docker)
+	@docker build --build-arg VERSION=$(VERSION) -t atlas-mcp:$(VERSION) .
+	@docker build --build-arg VERSION=$(VERSION) --target copilot -t atlas-copilot:$(VERSION) .
+
+.PHONY: sbom
+sbom: bin/atlas bin/atlas-copilot ## write what the binaries are made of into dist/ (CycloneDX)
+	@mkdir -p dist
+	@for b in atlas atlas-copilot; do \
+	  $(GO) tool -modfile=deploy/sbom/go.mod cyclonedx-gomod bin -json -std -version $(VERSION) -output dist/$$b.cdx.json bin/$$b 2>/dev/null && echo dist/$$b.cdx.json || exit 1; done
+
+.PHONY: compose-check
+compose-check: ## check the compose files, image, alerts and SBOM as far as this machine can (ONLY="compose rules")
+	@bash deploy/check/check.sh
+
 .PHONY: setup
 setup: ## use the repository's git hooks
 	@git config core.hooksPath .githooks
