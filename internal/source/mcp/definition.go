@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/jsonschema-go/jsonschema"
@@ -121,14 +122,17 @@ func resolve(schema any) (*jsonschema.Resolved, error) {
 }
 
 // checkSchema bounds a schema and keeps its references inside.
-func checkSchema(v any, depth int) error {
+func checkSchema(v any, depth int) error { return walkSchema(v, depth, false) }
+
+// walkSchema is checkSchema of a part; data says that it stands where a schema holds values.
+func walkSchema(v any, depth int, data bool) error {
 	if depth > maxDepth {
 		return fmt.Errorf("is nested more than %d deep", maxDepth)
 	}
 	switch v := v.(type) {
 	case []any:
 		for _, e := range v {
-			if err := checkSchema(e, depth+1); err != nil {
+			if err := walkSchema(e, depth+1, data); err != nil {
 				return err
 			}
 		}
@@ -140,14 +144,21 @@ func checkSchema(v any, depth int) error {
 				return fmt.Errorf("%s refers to another document", key)
 			case isText && key == "$id":
 				return errors.New("names itself by $id")
+			case isText && key == "type" && !data && !slices.Contains(typeNames, text):
+				return fmt.Errorf("%.40q is no type", text)
 			}
-			if err := checkSchema(e, depth+1); err != nil {
+			if err := walkSchema(e, depth+1, data || slices.Contains(valueKeys, key)); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
 }
+
+var (
+	typeNames = []string{"array", "boolean", "integer", "null", "number", "object", "string"}
+	valueKeys = []string{"const", "default", "enum", "examples"} // what they hold is no schema
+)
 
 // raw is a schema as it is offered; nil for none.
 func raw(schema any) json.RawMessage {

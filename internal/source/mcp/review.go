@@ -260,7 +260,7 @@ func (s *Source) Watch(ctx context.Context, changed func()) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-poll.C:
-			if w.due(s.news, quiet) {
+			if w.due(s.news, min(quiet, s.cfg.CheckEvery)) {
 				w.discover(ctx)
 			}
 		case <-look.C:
@@ -325,7 +325,7 @@ func (w *watcher) differs(ctx context.Context) bool {
 	decided := digests.String() != w.seen // by a person, or by first_use
 	w.seen = digests.String()
 	now := s.wanted(index)
-	if now == w.said || !decided && time.Since(w.told) < calm {
+	if now == w.said || !decided && time.Since(w.told) < min(calm, s.cfg.CheckEvery) {
 		return false
 	}
 	w.said, w.told = now, time.Now()

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
@@ -36,7 +37,10 @@ type server struct {
 	sdk     *sdk.Server
 	names   []string
 	before  http.Handler // answers instead, if it is set
+	real    http.Handler // the SDK's
+	ttl     int          // how many milliseconds the list may be kept, as the server says
 	headers []http.Header
+	called  atomic.Int64 // calls of tools that define made
 }
 
 // serve starts a server of the era for up.
@@ -64,12 +68,16 @@ func (s *server) start() {
 		return
 	}
 	s.addr = ln.Addr().String()
-	s.sdk = sdk.NewServer(&sdk.Implementation{Name: "upstream", Version: "1"}, nil)
+	s.sdk = sdk.NewServer(&sdk.Implementation{Name: "upstream", Version: "1"}, &sdk.ServerOptions{
+		Capabilities: &sdk.ServerCapabilities{Tools: &sdk.ToolCapabilities{ListChanged: true}},
+		SetCacheable: func(_ context.Context, _ sdk.Request, c *sdk.Cacheable) { c.TTLMs = s.ttl },
+	})
 	s.names = nil
 	s.fill()
 	h := sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return s.sdk }, &sdk.StreamableHTTPOptions{
 		Stateless: s.era == modern, PropagateRequestCancellation: true,
 	})
+	s.real = h
 	s.web = httptest.NewUnstartedServer(s.check(h))
 	_ = s.web.Listener.Close()
 	s.web.Listener = ln
@@ -111,6 +119,12 @@ func (s *server) check(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+func (s *server) handler() http.Handler {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.real
 }
 
 // sync makes the SDK's server list what up lists now.

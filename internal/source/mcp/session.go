@@ -191,7 +191,7 @@ func (s *session) current(age time.Duration) (cs *sdk.ClientSession, fresh bool)
 
 // maxRelists is how often one call lists again because the upstream says that its tools have changed
 // meanwhile.
-const maxRelists = 3
+const maxRelists = 10
 
 // fresh returns a connection whose listing is at most age old and which the upstream has not called
 // changed since. Zero means a listing that was begun after the call of fresh.
