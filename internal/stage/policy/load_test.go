@@ -99,8 +99,8 @@ func TestNoRulesMeansNothingIsAllowed(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	text := "rules:\n  - {id: a, subjects: [\"*\"], actions: [\"tool:crm:raed\"], resources: [\"*\"], conditions: {pii_kinds: [x]}}\n"
-	e, err := policy.Load("f.yaml", []byte(text), policy.Deps{Tools: list(tools())})
+	text := "rules:\n  - {id: a, subjects: [\"*\"], actions: [\"tool:crm:raed\", \"tool:off:read\"], resources: [\"*\"], conditions: {pii_kinds: [x]}}\n"
+	e, err := policy.Load("f.yaml", []byte(text), policy.Deps{Tools: list(tools()), Scopes: []string{"tool:off:read"}}) // of a tool that is switched off
 	if err != nil {
 		t.Fatal(err)
 	}

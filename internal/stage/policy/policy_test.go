@@ -69,6 +69,14 @@ func tools() map[string]*atlas.Tool {
 			Input: json.RawMessage(`{"type":"object","properties":{"key":{"type":"string"},"content":{"type":"string"}},"required":["key","content"]}`),
 		},
 		{
+			Name: "memory_find", Source: "memory", Level: atlas.Atomic, Scopes: []string{"tool:memory:read"}, ReadOnly: true, Reads: atlas.ReadsUntrusted, Resource: objectKey,
+			Input: json.RawMessage(`{"type":"object","properties":{"key":{"type":"string"}},"required":["key"]}`),
+		},
+		{
+			Name: "memory_forget", Source: "memory", Level: atlas.Atomic, Scopes: []string{"tool:memory:write"}, Destructive: true, Effects: atlas.EffectsWrite, Resource: objectKey,
+			Input: json.RawMessage(`{"type":"object","properties":{"key":{"type":"string"}},"required":["key"]}`),
+		},
+		{
 			Name: "http_fetch", Source: "http", Level: atlas.Atomic, Scopes: []string{"tool:http:fetch"}, Effects: atlas.EffectsEgress,
 			Input: json.RawMessage(`{"type":"object","properties":{"url":{"type":"string"},"method":{"type":"string","default":"GET"}},"required":["url"]}`),
 		},
@@ -183,6 +191,11 @@ func TestDefaultPolicy(t *testing.T) {
 		{"support_copilot", "files_put", `{"key":"attachments/x","content":""}`, noRule, ""},
 		{"human_agent", "files_put", `{"key":"attachments/x","content":""}`, "", "support-agents-can-write-attachments"},
 		{"human_agent", "files_put", `{"key":"docs/x","content":""}`, noRule, ""},
+		{"support_copilot", "memory_find", `{"key":"CUST-1001"}`, "", "support-recalls-customers"},
+		{"support_copilot", "memory_forget", `{"key":"CUST-1001"}`, noRule, ""},
+		{"human_agent", "memory_forget", `{"key":"CUST-1001"}`, "", "support-agents-remember-customers"},
+		{"analyst", "memory_find", `{"key":"CUST-1001"}`, noRule, ""},
+		{"internal_admin", "memory_forget", `{"key":"CUST-1001"}`, noRule, ""},
 		{"support_copilot", "http_fetch", `{"url":"https://x"}`, "", "support-copilot-can-fetch-pages"},
 		{"human_agent", "http_fetch", `{"url":"https://x"}`, noRule, ""},
 		{"analyst", "crm_query", `{"sql":"SELECT 1","columns":"ssn"}`, "", "analysts-read-crm"},
