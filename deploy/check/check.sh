@@ -13,6 +13,9 @@
 #
 # A check whose programs cannot be had is skipped, and says so. With CI set it fails if it is one of
 # REQUIRED (compose, lint, rules and sbom, unless that variable says otherwise). ONLY="compose image" runs these alone.
+# Functions are called by name, lists of && end in a word that cannot fail, traps know their words when they are set,
+# and the engine is a program with its flags.
+# shellcheck disable=SC2012,SC2015,SC2064,SC2086,SC2317
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=$PWD
@@ -266,7 +269,8 @@ check_image() {
 	fi
 	$e exec "$name" /usr/local/bin/atlas tools call crm_order --arg order_id=o_9002 | grep -q o_9002
 	must_not $e exec "$name" /usr/local/bin/atlas --data-dir /etc/atlas/x tools list # nothing else can be written
-	$e logs "$name" 2>&1 | grep -q 'serves MCP at'
+	$e logs "$name" >"$work/said" 2>&1
+	must grep -q 'serves MCP at' "$work/said"
 	$e stop -t 20 "$name" >/dev/null
 	same "$($e inspect --format '{{.State.ExitCode}}' "$name")" 0
 	result "built and run as $user, read-only, no capabilities: $($e image inspect --format '{{.Size}}' atlas-mcp:check | awk '{printf "%.0f MB", $1/1e6}'), copilot $($e image inspect --format '{{.Size}}' atlas-copilot:check | awk '{printf "%.0f MB", $1/1e6}')"
