@@ -41,6 +41,9 @@ var Variables = []config.Variable{
 	{Name: "ATLAS_RATE_LIMIT_TOOL", Path: "ratelimit.tool", Component: "8 Rate limits", Doc: "per tool of a tenant", Default: "{rate: 600, per: 1m, burst: 100}"},
 	{Name: "ATLAS_RATE_LIMIT_TENANT", Path: "ratelimit.tenant", Component: "8 Rate limits", Doc: "per tenant", Default: "{rate: 2400, per: 1m, burst: 400}"},
 
+	{Name: "ATLAS_REDIS_URL", Path: "redis.url", Component: "8 Rate limits and 9 cache", Doc: "Redis of limits, cached answers and news that replicas share (restart)", Default: "none: each process on its own", Text: true},
+	{Name: "ATLAS_REDIS_BUS_KEY", Path: "redis.bus_key", Component: "8 Rate limits and 9 cache", Doc: "64 hex digits that replicas authenticate their news with (restart)", Default: "", Text: true},
+
 	{Name: "ATLAS_CACHE_TENANT_BYTES", Path: "cache.tenant_bytes", Component: "9 Cache", Doc: "memory for one tenant's answers, in bytes (restart)", Default: "8388608"},
 	{Name: "ATLAS_CACHE_NEGATIVE_TTL", Path: "cache.negative_ttl", Component: "9 Cache", Doc: "how long a not_found is kept", Default: "5s"},
 
@@ -51,5 +54,6 @@ var Variables = []config.Variable{
 
 	{Name: "ATLAS_TENANT_HEADER", Path: "tenant.header", Component: "12 Governance", Doc: "header that repeats the tenant", Default: "X-Tenant-Id", Text: true},
 	{Name: "ATLAS_APPROVAL_TTL", Path: "approval.ttl", Component: "12 Governance", Doc: "life of an approval", Default: "1h"},
+	{Name: "ATLAS_ISOLATION_INTERVAL", Path: "isolation.interval", Component: "12 Governance", Doc: "between checks of the isolation of tenants while the server runs; 0s: none (restart)", Default: "1m"},
 	{Name: "ATLAS_EGRESS_FILE", Path: "egress.file", Component: "12 Governance", Doc: "outbound allowlist, relative to the configuration file", Default: "http_allowlist.yaml", Text: true},
 }
