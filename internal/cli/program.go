@@ -60,6 +60,7 @@ type commands struct {
 	Resources  resourcesCmd  `cmd:"" help:"List resources and read them."`
 	Policy     policyCmd     `cmd:"" help:"Check the policy and explain its decisions."`
 	Approvals  approvalsCmd  `cmd:"" help:"See and decide what waits for a person."`
+	Memory     memoryCmd     `cmd:"" help:"See and forget what is remembered of customers."`
 	Cache      cacheCmd      `cmd:"" help:"Forget cached answers."`
 	Upstream   upstreamCmd   `cmd:"" help:"See and approve what upstream MCP servers define."`
 	Audit      auditCmd      `cmd:"" help:"Verify and search the audit log."`
