@@ -16,6 +16,11 @@ type Tools interface {
 	Call(ctx context.Context, name string, args json.RawMessage, meta CallMeta) (Observation, error)
 }
 
+// MemoryTool is the tool, if the server lists it, that answers with what was remembered of a customer in
+// earlier conversations: whatever the question, it may have a bearing on it. What it answers is evidence
+// like any other; the copilot itself has nothing remembered, since it calls no tool that writes.
+const MemoryTool = "memory_find"
+
 // A Tool is a tool as the server lists it.
 type Tool struct {
 	Name        string

@@ -70,6 +70,9 @@ func table(v map[string]any) []any {
 	return out
 }
 
+// memoryKind is the kind of what was remembered of a customer: words of people or models, and no record.
+const memoryKind = "memory"
+
 // noise are fields that say something about the answer, not about the record.
 var noise = map[string]bool{
 	"score": true, "rrf_score": true, "rank": true, "lexical_rank": true, "dense_rank": true, "distance": true, "tenant_id": true,
@@ -246,7 +249,7 @@ func (s *Source) read(body string) {
 
 func (w *walker) trust(kind string) atlas.Reads {
 	switch kind {
-	case fact.Ticket, "message", "email", "mail", "comment", "note", "page", "review", "chat":
+	case fact.Ticket, memoryKind, "message", "email", "mail", "comment", "note", "page", "review", "chat":
 		return atlas.ReadsUntrusted
 	case fact.Customer, fact.Order:
 		return atlas.ReadsPrivate
@@ -293,6 +296,7 @@ func kindOf(idKind, key, tool string, flat map[string]string) string {
 		{"doc", fact.Document},
 		{"polic", fact.Document},
 		{"article", fact.Document},
+		{"memor", memoryKind},
 	} {
 		if k == hint.word || k == hint.word+"s" || k == hint.word+"ies" {
 			return hint.kind

@@ -163,6 +163,21 @@ func (c *chooser) byID(id, words string, skip func(string) bool) {
 	}
 }
 
+// recall asks what was remembered of a customer, beside the tools that are chosen by level.
+func (c *chooser) recall(id string) {
+	if kind, _, _ := fact.KindOfID(id); kind != fact.Customer {
+		return
+	}
+	for _, s := range c.tools {
+		if s.Name != copilot.MemoryTool {
+			continue
+		}
+		if args, usesID, _, ok := s.fill(id, ""); ok && usesID {
+			c.call(s.Name, args)
+		}
+	}
+}
+
 // byWords calls the best search tool.
 func (c *chooser) byWords(words string, skip func(string) bool) bool {
 	if words == "" {
@@ -189,6 +204,7 @@ func (c *chooser) first(ps []part) {
 	for _, p := range ps {
 		for _, id := range p.ids {
 			c.byID(id, p.text, none)
+			c.recall(id)
 			if p.ask == askList || p.ask == askHowMany {
 				// A workflow shows the newest few; a list should be whole.
 				for _, s := range c.tools {
