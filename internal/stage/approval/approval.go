@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/stage"
 )
 
 // Config is the gate's settings.
@@ -118,6 +119,8 @@ func (g *Gate) Stage(next atlas.Handler) atlas.Handler {
 		if call.Op != atlas.OpCall || call.Tool == nil || !call.Tool.Destructive && !g.require[call.Tool.Name] {
 			return next(ctx, call)
 		}
+		ctx, cancel := stage.Turn(ctx, call) // the store may hang
+		defer cancel()
 		if call.IdempotencyKey != "" && g.deps.Replay != nil {
 			if res, ok, err := g.deps.Replay.Replay(ctx, call); ok || err != nil {
 				return res, err

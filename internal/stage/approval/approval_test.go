@@ -516,3 +516,25 @@ func BenchmarkPending(b *testing.B) {
 		}
 	}
 }
+
+// hanging is a store that does not answer.
+type hanging struct{ state.Store }
+
+func (hanging) FindApproval(ctx context.Context, _ atlas.Approval) (atlas.Approval, bool, error) {
+	<-ctx.Done()
+	return atlas.Approval{}, false, ctx.Err()
+}
+
+// Nobody waits for a store that hangs for longer than his turn lasts.
+func TestStoreHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := worldOver(t, hanging{}, approval.Config{})
+		start := time.Now()
+		_, err := w.handle(t.Context(), put(func(c *atlas.Call) {
+			c.Received, c.Budget = start, atlas.Budget{Total: 2 * time.Second}
+		}))
+		if took := time.Since(start); atlas.CodeOf(err) != atlas.CodeTimeout || took > 3*time.Second || w.runs.Load() != 0 {
+			t.Errorf("%v after %s, %d runs", err, took, w.runs.Load())
+		}
+	})
+}

@@ -32,6 +32,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/atlas-mcp/atlas"
+	"github.com/atlas-mcp/atlas/internal/stage"
 )
 
 // Config is the stage's settings.
@@ -138,6 +139,8 @@ func (k *Keys) Stage(next atlas.Handler) atlas.Handler {
 		if err := check(call); err != nil {
 			return atlas.Result{}, err
 		}
+		ctx, cancel := stage.Turn(ctx, call) // the store may hang
+		defer cancel()
 		space, key := place(call)
 		rec, version, err := k.load(ctx, space, key)
 		if err != nil {

@@ -582,3 +582,26 @@ func BenchmarkReplay(b *testing.B) {
 		}
 	}
 }
+
+// hanging is a store that does not answer.
+type hanging struct{ idempotency.Store }
+
+func (hanging) Get(ctx context.Context, _, _ string) ([]byte, int64, error) {
+	<-ctx.Done()
+	return nil, 0, ctx.Err()
+}
+
+// Nobody waits for a store that hangs for longer than his turn lasts.
+func TestStoreHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var runs atomic.Int64
+		handle := newKeys(t, idempotency.Config{}, hanging{}).Stage(counter(&runs))
+		start := time.Now()
+		_, err := handle(t.Context(), write(func(c *atlas.Call) {
+			c.Received, c.Budget = start, atlas.Budget{Total: 2 * time.Second}
+		}))
+		if took := time.Since(start); atlas.CodeOf(err) != atlas.CodeTimeout || took > 3*time.Second || runs.Load() != 0 {
+			t.Errorf("%v after %s, %d runs", err, took, runs.Load())
+		}
+	})
+}
