@@ -2,6 +2,7 @@ package deploytest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -350,4 +351,47 @@ func scrape(t *testing.T, redisURL string) string {
 		t.Fatal(res.Status, err)
 	}
 	return string(text)
+}
+
+// Spans go to the collector that the compose file names, by the path on which a collector takes them.
+func TestSpansArrive(t *testing.T) {
+	endpoint := compose(t, composeFile).Services["atlas"].Environment["ATLAS_OTEL_ENDPOINT"]
+	_, port, _ := strings.Cut(strings.TrimPrefix(endpoint, "http://"), ":")
+	port, path, _ := strings.Cut(port, "/")
+	if !strings.HasPrefix(endpoint, "http://otel-collector:") || !strings.Contains(read(t, "deploy/otel/collector.yaml"), `http: {endpoint: "0.0.0.0:`+port+`"}`) {
+		t.Fatalf("%q is not where the collector listens", endpoint)
+	}
+	arrived := make(chan string, 16)
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case arrived <- r.URL.Path:
+		default: // one is enough
+		}
+	}))
+	t.Cleanup(collector.Close)
+	a, err := app.Open(t.Context(), app.Options{
+		DataDir: t.TempDir(), Version: "test", LogTo: io.Discard, LogLevel: "error",
+		Env: func(name string) (string, bool) {
+			return collector.URL + "/" + path, name == "ATLAS_OTEL_ENDPOINT"
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	who, ok := a.Persona(app.PersonaCopilot)
+	if !ok {
+		t.Fatal("there is no such persona")
+	}
+	_, err = a.Handle(t.Context(), a.NewCall(who, "crm_order", []byte(`{"order_id":"o_9002"}`)))
+	if err := errors.Join(err, a.Close()); err != nil { // closing sends what is left
+		t.Fatal(err)
+	}
+	select {
+	case got := <-arrived:
+		if got != "/v1/traces" {
+			t.Errorf("spans are sent to %s, a collector takes them at /v1/traces", got)
+		}
+	default:
+		t.Error("no spans arrived")
+	}
 }
