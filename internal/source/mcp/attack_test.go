@@ -410,19 +410,25 @@ func TestHostileListings(t *testing.T) {
 	}{
 		"pages without end": {`"tools":[],"nextCursor":"again"`, nil},
 		"too many":          {`"tools":[` + strings.TrimSuffix(many, ",") + `]`, nil},
-		"twice": {`"tools":[` + tool("get", object) + `,` + tool("get", `{"type":"object","properties":{"x":{}}}`) + `,` + tool("ok", object) + `]`,
-			map[string]string{"get": "unusable", "ok": "approved"}},
+		"twice": {
+			`"tools":[` + tool("get", object) + `,` + tool("get", `{"type":"object","properties":{"x":{}}}`) + `,` + tool("ok", object) + `]`,
+			map[string]string{"get": "unusable", "ok": "approved"},
+		},
 		"three times": {`"tools":[` + tool("get", object) + `,` + tool("get", object) + `,` + tool("get", object) + `]`, map[string]string{"get": "unusable"}},
-		"written alike": {`"tools":[` + tool("getOrder", object) + `,` + tool("get_order", object) + `]`,
-			map[string]string{"getOrder": "approved", "get_order": "unusable"}},
+		"written alike": {
+			`"tools":[` + tool("getOrder", object) + `,` + tool("get_order", object) + `]`,
+			map[string]string{"getOrder": "approved", "get_order": "unusable"},
+		},
 		"null": {`"tools":[null,` + tool("ok", object) + `]`, map[string]string{"ok": "approved"}},
 		"schemas": {`"tools":[` + strings.Join([]string{
 			tool("array", `{"type":"array"}`), tool("none", `null`), tool("remote", `{"type":"object","properties":{"a":{"$ref":"https://example.com/s"}}}`),
 			tool("named", `{"type":"object","$id":"https://example.com/s"}`), tool("deep", `{"type":"object","properties":{"a":`+strings.Repeat(`{"not":`, 40)+`{}`+strings.Repeat(`}`, 40)+`}}`),
 			tool("wide", `{"type":"object","description":"`+strings.Repeat("x", 50_000)+`","title":"`+strings.Repeat("x", 50_000)+`"}`), tool("wrong", `{"type":"object","properties":{"a":{"type":"nosuch"}}}`),
 		}, ",") + `]`, map[string]string{"array": "unusable", "none": "unusable", "remote": "unusable", "named": "unusable", "deep": "unusable", "wide": "unusable", "wrong": "unusable"}},
-		"names": {`"tools":[` + strings.Join([]string{tool("", object), tool("a b", object), tool("\u0430bc", object), tool("x\u001b[31m", object), tool(strings.Repeat("a", 60), object), tool("9lives", object)}, ",") + `]`,
-			map[string]string{"": "unusable", "a b": "approved", "\u0430bc": "unusable", "x\u001b[31m": "waiting", strings.Repeat("a", 60): "unusable", "9lives": "unusable"}},
+		"names": {
+			`"tools":[` + strings.Join([]string{tool("", object), tool("a b", object), tool("\u0430bc", object), tool("x\u001b[31m", object), tool(strings.Repeat("a", 60), object), tool("9lives", object)}, ",") + `]`,
+			map[string]string{"": "unusable", "a b": "approved", "\u0430bc": "unusable", "x\u001b[31m": "waiting", strings.Repeat("a", 60): "unusable", "9lives": "unusable"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := upstreamOf(t, modern)

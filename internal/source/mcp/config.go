@@ -107,7 +107,7 @@ func (c *Config) Validate() error {
 	}
 	check(slices.Contains([]string{"", trustApprove, trustFirstUse}, c.Trust), "trust: %q is not known; use approve or first_use", c.Trust)
 	c.checkTenancy(check)
-	errs = append(errs, c.Credentials.validate("", c.AllowHTTP)...)
+	errs = append(errs, c.validate("", c.AllowHTTP)...)
 	for _, name := range slices.Sorted(maps.Keys(c.Tenants)) {
 		if _, err := atlas.ParseTenantID(name); err != nil {
 			check(false, "tenants.%s: %w", name, err)

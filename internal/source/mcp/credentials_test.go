@@ -212,7 +212,7 @@ func TestTokenFails(t *testing.T) {
 		"down": {func(w http.ResponseWriter, _ int) { w.WriteHeader(http.StatusServiceUnavailable) }, atlas.CodeSourceUnavailable},
 		"redirect": {func(w http.ResponseWriter, _ int) {
 			w.Header().Set("Location", "http://127.0.0.1:1/")
-			w.WriteHeader(307)
+			w.WriteHeader(http.StatusTemporaryRedirect)
 		}, atlas.CodeSourceMisused},
 		"no token": {func(w http.ResponseWriter, _ int) { fmt.Fprint(w, `{"token_type":"Bearer"}`) }, atlas.CodeSourceMisused},
 		"not a bearer token": {func(w http.ResponseWriter, _ int) {

@@ -165,7 +165,9 @@ func TestWatchEndsWithTheSource(t *testing.T) {
 	if err := src.Close(); err != nil {
 		t.Error(err)
 	}
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
 }
 
 // First use pins what is seen first, but neither what looks suspicious nor what somebody took back.

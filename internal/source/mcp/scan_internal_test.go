@@ -64,8 +64,10 @@ func TestWarnings(t *testing.T) {
 func TestDigest(t *testing.T) {
 	yes := true
 	base := func() *sdk.Tool {
-		return &sdk.Tool{Name: "get", Title: "Get", Description: "Gets.", InputSchema: map[string]any{"type": "object", "a": 1.0}, OutputSchema: map[string]any{"type": "object"},
-			Annotations: &sdk.ToolAnnotations{ReadOnlyHint: true}}
+		return &sdk.Tool{
+			Name: "get", Title: "Get", Description: "Gets.", InputSchema: map[string]any{"type": "object", "a": 1.0}, OutputSchema: map[string]any{"type": "object"},
+			Annotations: &sdk.ToolAnnotations{ReadOnlyHint: true},
+		}
 	}
 	digest := func(edit func(*sdk.Tool)) string {
 		tl := base()

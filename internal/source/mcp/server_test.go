@@ -86,15 +86,14 @@ func (s *server) start() {
 
 func (s *server) stop() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.web == nil {
+	web := s.web
+	s.web = nil
+	s.mu.Unlock() // handlers need it, to end
+	if web == nil {
 		return
 	}
-	s.web.CloseClientConnections()
-	s.web.Config.Close() //nolint:errcheck // what is open is dropped
-	s.web.CloseClientConnections()
-	s.web.Close()
-	s.web = nil
+	_ = web.Config.Close() // drops what is open
+	web.Close()
 }
 
 // check lets those in who show a credential of the suite's.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -97,9 +98,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (t *transport) send(req *http.Request) (res *http.Response, token string, err error) {
 	req = req.Clone(req.Context()) // a RoundTripper must not change its request
-	for name, values := range t.auth.header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, t.auth.header)
 	if t.auth.fetch != nil {
 		if token, err = t.auth.bearer(req.Context()); err != nil {
 			if req.Body != nil {
