@@ -45,7 +45,7 @@ const (
 	// how soon a Redis that hangs is noticed.
 	heartbeat = 500 * time.Millisecond
 	// ringScale is the logarithm of how many commands may wait for their answers on one connection.
-	// Further ones wait for room, and that wait does not end with their context.
+	// Further ones wait for room.
 	ringScale = 12
 	// buffers hold what one write or read takes; commands here are small.
 	buffers = 64 << 10
@@ -126,6 +126,7 @@ func Open(_ context.Context, cfg Config, deps Deps) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
+	c.conn = &patient{Client: c.conn}
 	return c, nil
 }
 

@@ -22,7 +22,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strconv"
 	"sync"
@@ -47,7 +46,8 @@ type Tier struct {
 
 var _ cache.Shared = (*Tier)(nil)
 
-// New returns the tier in the Redis of client, which stays the caller's. prefix begins every key and the
+// New returns the tier in the Redis of client, which stays the caller's. It is to be one of
+// internal/state/redis, whose commands fail with no context but their own. prefix begins every key and the
 // name of the channel; it holds no braces.
 func New(client rueidis.Client, prefix string, log *slog.Logger) (*Tier, error) {
 	if client == nil || log == nil {
@@ -93,38 +93,13 @@ func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(),
 
 var errReply = errors.New("cache: redis: unknown reply")
 
-// exec runs a script. rueidis connects under the context of whichever command first needs a connection, and
-// fails all that wait for it when that one's time is over: a command of ours, unsent, because of
-// another's haste. Those are sent again.
-func (t *Tier) exec(ctx context.Context, script *rueidis.Lua, keys, args []string) rueidis.RedisResult {
-	for range 4 {
-		if r := script.Exec(ctx, t.client, keys, args); !unsent(ctx, r.Error()) {
-			return r
-		}
-	}
-	return script.Exec(ctx, t.client, keys, args)
-}
-
-// unsent reports whether a command failed with the end of a context that is not its own, or of an attempt
-// to connect.
-func unsent(ctx context.Context, err error) bool {
-	if err == nil || ctx.Err() != nil {
-		return false
-	}
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return true
-	}
-	dial, ok := errors.AsType[*net.OpError](err)
-	return ok && dial.Op == "dial" && dial.Timeout()
-}
-
 // Claim implements [cache.Shared].
 func (t *Tier) Claim(ctx context.Context, c cache.Claim) (cache.Standing, error) {
 	keys, err := t.keys(c.Name)
 	if err != nil {
 		return cache.Standing{}, err
 	}
-	reply, err := t.exec(ctx, claimScript, keys, []string{
+	reply, err := claimScript.Exec(ctx, t.client, keys, []string{
 		field(c.Tool), rand.Text(), c.Token, millis(c.Lease), strconv.Itoa(c.Max), c.Except, millis(keepEpochs),
 	}).ToArray()
 	if err != nil {
@@ -161,7 +136,7 @@ func (t *Tier) Renew(ctx context.Context, n cache.Name, token string, lease time
 	if err != nil {
 		return false, err
 	}
-	n1, err := t.exec(ctx, renewScript, keys[2:], []string{token, millis(lease)}).AsInt64()
+	n1, err := renewScript.Exec(ctx, t.client, keys[2:], []string{token, millis(lease)}).AsInt64()
 	if err != nil {
 		return false, fmt.Errorf("cache: redis: renew: %w", err)
 	}
@@ -177,7 +152,7 @@ func (t *Tier) Fill(ctx context.Context, f cache.Fill) (cache.Outcome, error) {
 	if len(f.Token) != tokenSize {
 		return cache.Lost, errors.New("cache: redis: fill: the token is not one of rand.Text")
 	}
-	out, err := t.exec(ctx, fillScript, keys, []string{
+	out, err := fillScript.Exec(ctx, t.client, keys, []string{
 		field(f.Tool), f.Token, f.Epoch, millis(f.TTL), f.Value, t.channel(), ended(f.Name, true), millis(keepEpochs),
 	}).AsInt64()
 	if err != nil {
@@ -200,7 +175,7 @@ func (t *Tier) Release(ctx context.Context, n cache.Name, token string, again bo
 	if err != nil {
 		return err
 	}
-	if err := t.exec(ctx, releaseScript, keys[2:], []string{token, t.channel(), ended(n, again)}).Error(); err != nil {
+	if err := releaseScript.Exec(ctx, t.client, keys[2:], []string{token, t.channel(), ended(n, again)}).Error(); err != nil {
 		return fmt.Errorf("cache: redis: release: %w", err)
 	}
 	return nil
@@ -216,7 +191,7 @@ func (t *Tier) Purge(ctx context.Context, tenant atlas.TenantID, tool string) er
 	if tool != "" {
 		what = field(tool)
 	}
-	if err := t.exec(ctx, purgeScript, []string{epochs}, []string{
+	if err := purgeScript.Exec(ctx, t.client, []string{epochs}, []string{
 		what, rand.Text(), millis(keepEpochs), t.channel(), t.purged(tenant, tool), strconv.Itoa(maxTools),
 	}).Error(); err != nil {
 		return fmt.Errorf("cache: redis: purge: %w", err)

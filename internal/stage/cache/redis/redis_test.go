@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/redis/rueidis"
 	"go.uber.org/goleak"
@@ -14,6 +13,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/stage/cache"
 	"github.com/atlas-mcp/atlas/internal/stage/cache/cachetest"
 	"github.com/atlas-mcp/atlas/internal/stage/cache/redis"
+	state "github.com/atlas-mcp/atlas/internal/state/redis"
 	"github.com/atlas-mcp/atlas/internal/testenv"
 )
 
@@ -24,15 +24,13 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// connect returns a client as internal/state/redis makes it.
+// connect returns a client as the program has it.
 func connect(url string) (rueidis.Client, error) {
-	opt, err := rueidis.ParseURL(url)
+	c, err := state.Open(background, state.Config{URL: url}, state.Deps{})
 	if err != nil {
 		return nil, err
 	}
-	opt.DisableCache, opt.AlwaysPipelining, opt.ForceSingleClient = true, true, true
-	opt.Dialer.KeepAlive, opt.ConnWriteTimeout = 500*time.Millisecond, time.Second
-	return rueidis.NewClient(opt)
+	return c.Client(), nil
 }
 
 func client(t testing.TB) rueidis.Client {
