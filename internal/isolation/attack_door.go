@@ -320,7 +320,7 @@ func (g *gate) decisions() []attempt {
 			id := g.pending(ctx)
 			g.p.calls.Add(1)
 			a, _, err := g.door.Raw(ctx, Caller{A, role}, http.MethodGet, "/admin/v1/approvals", http.Header{}, nil)
-			o := g.p.judgeAnswer(A, "", a, err)
+			o := g.p.judgeAnswer(A, g.p.awaited(A), a, err) // A reads there what it has asked for itself
 			if id != "" && strings.Contains(a.Text, id) {
 				return outcome{Leaked, describe(&a), []string{"the approval " + redact(id) + ", which B asked for"}}
 			}

@@ -413,6 +413,8 @@ func (p *Proof) choices(f *field, side Side) []any {
 		return []any{f.sample}
 	case formObject:
 		return []any{map[string]any{}}
+	case formBody:
+		return []any{everything(), map[string]any{matchAll: map[string]any{}}, map[string]any{}}
 	case formSQL:
 		for _, t := range p.tables[:min(len(p.tables), 2*maxChoices)] {
 			out = append(out, "SELECT * FROM "+t)

@@ -29,6 +29,7 @@ func families() []family {
 		{"sql", (*Proof).statements},
 		{"search", (*Proof).searches},
 		{"filters", (*Proof).filters},
+		{"query bodies", (*Proof).bodies},
 		{"uris", (*Proof).uris},
 		{"cache", (*Proof).caches},
 		{"cancelled", (*Proof).cancelled},

@@ -90,6 +90,7 @@ type Proof struct {
 
 	calls, refused atomic.Int64
 	mu             sync.Mutex
+	waiting        [2]strings.Builder             // all that a side has sent for which it now waits for an approval
 	timings        map[string]*[2][]time.Duration // by tool: of foreign ids, of ids nobody has
 }
 
@@ -235,6 +236,9 @@ func (p *Proof) askOf(ctx context.Context, t Target, who Caller, ask Ask) (Answe
 	for {
 		p.calls.Add(1)
 		a, err := t.Do(ctx, who, ask)
+		if err == nil && a.Approval != "" {
+			p.awaits(who.Side, ask)
+		}
 		if err != nil || !waits[a.Code()] {
 			return a, err
 		}
@@ -247,6 +251,20 @@ func (p *Proof) askOf(ctx context.Context, t Target, who Caller, ask Ask) (Answe
 			return a, err
 		}
 	}
+}
+
+// awaits keeps what a side has asked for and may read again in the list of what waits for an approval.
+func (p *Proof) awaits(side Side, ask Ask) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting[side].WriteString(sent(ask) + "\n")
+}
+
+// awaited is what [Proof.awaits] kept.
+func (p *Proof) awaited(side Side) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiting[side].String()
 }
 
 // waits are the codes after which the same call may be made again.

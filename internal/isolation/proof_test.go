@@ -33,7 +33,7 @@ func TestWhatKeepsTenantsApartHolds(t *testing.T) {
 		t.Errorf("got %s: %+v", r.Result, r.Summary)
 	}
 	want := map[string]isolation.Status{
-		"toy_ask": isolation.Proven, "toy_get": isolation.Proven, "toy_list": isolation.Proven, "toy_object": isolation.Proven, "toy_put": isolation.Closed,
+		"toy_ask": isolation.Proven, "toy_body": isolation.Proven, "toy_get": isolation.Proven, "toy_list": isolation.Proven, "toy_object": isolation.Proven, "toy_put": isolation.Closed,
 		"toy_record": isolation.Proven, "toy_search": isolation.Proven, "toy_sql": isolation.Proven, "toy_sum": isolation.Proven,
 	}
 	got := map[string]isolation.Status{}
@@ -64,6 +64,7 @@ func TestEveryAttackFindsItsFault(t *testing.T) {
 		{"sql", "sql", "toy_sql"},
 		{"search", "search", "toy_search"},
 		{"filters", "filters", "toy_search"},
+		{"query bodies", "query bodies", "toy_body"},
 		{"uris", "uris", "toy_record"},
 		{"cache", "cache", "toy_get"},
 		{"sum", "cache", "toy_sum"},
@@ -87,6 +88,23 @@ func TestEveryAttackFindsItsFault(t *testing.T) {
 				t.Errorf("no leak by %s through %s", tt.area, tt.tool)
 			}
 		})
+	}
+}
+
+// A has asked for a write with an id of B's, and reads its own words again in the list of what waits for an
+// approval. That is no leak; what B has asked for is.
+func TestWhatASideAskedForItselfIsNoLeak(t *testing.T) {
+	for fault, want := range map[string]string{"": isolation.ResultHeld, "approval list": isolation.ResultLeak} {
+		toy := newToy(fault)
+		canaries := isolation.Plant(t.Context(), toyField(toy), tenants, isolation.NewKey())
+		r := prove(t, isolation.Config{Storm: 1}, isolation.Deps{Target: toy, Door: toyDoor{toy}, Canaries: canaries})
+		if len(toy.waiting[isolation.A]) == 0 {
+			t.Fatal("A asked for nothing")
+		}
+		leaks := slices.DeleteFunc(r.Leaks(), func(a isolation.Attempt) bool { return !strings.Contains(a.Tried, "lists approvals") })
+		if (len(leaks) > 0) != (want == isolation.ResultLeak) {
+			t.Errorf("fault %q: %d leaks through the list", fault, len(leaks))
+		}
 	}
 }
 

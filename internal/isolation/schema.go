@@ -20,6 +20,7 @@ const (
 	formSQL                // a statement
 	formIDs                // a list of texts
 	formObject             // an object with names of the caller's choice, such as a filter
+	formBody               // a query in a search server's own words, as an object
 )
 
 // A field is one argument, as the tool's input schema declares it.
@@ -63,6 +64,10 @@ func fields(schema json.RawMessage) []field {
 	return out
 }
 
+// matchAll is the query of search servers that finds everything. A tool whose argument takes queries says so by
+// naming it.
+const matchAll = "match_all"
+
 func (p property) is(typ string) bool {
 	switch t := p.Type.(type) {
 	case string:
@@ -83,7 +88,9 @@ func (p property) field(name string) field {
 	case p.is("array") && p.Items != nil && p.Items.is("string") && len(p.Items.Enum) == 0:
 		f.form, f.pattern = formIDs, compile(p.Items.Pattern)
 	case p.is("object") && (p.More == nil || string(*p.More) != "false"):
-		f.form = formObject
+		if f.form = formObject; strings.Contains(p.Description, matchAll) {
+			f.form = formBody
+		}
 	}
 	return f
 }

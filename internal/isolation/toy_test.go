@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"regexp"
 	"runtime"
 	"slices"
@@ -28,6 +29,7 @@ type toy struct {
 	cache    map[string]isolation.Answer
 	cut      *isolation.Side // of the call that was cut last
 	inflight [2]int
+	waiting  [2][]string // ids for which a side waits for an approval
 	calls    int
 	refuse   func(call int) bool // for quota; may be nil
 	onCall   func(call int)      // may be nil
@@ -84,6 +86,7 @@ var toyTools = []isolation.Tool{
 	toyTool("toy_ask", `{"id":{"type":"string","pattern":"^r_[0-9]{1,12}$"}}`),
 	toyTool("toy_object", `{"key":{"type":"string","description":"path"}}`, "key"),
 	toyTool("toy_search", `{"query":{"type":"string"},"filter":{"type":"object"}}`, "query"),
+	toyTool("toy_body", `{"body":{"type":"object","description":"a query: match_all ({}) or match_none ({})"}}`, "body"),
 	toyTool("toy_sql", `{"sql":{"type":"string","description":"one SELECT statement"}}`, "sql"),
 	{Name: "toy_put", Source: "toy", Destructive: true, Input: json.RawMessage(`{"type":"object","properties":{"id":{"type":"string","pattern":"^r_[0-9]{1,12}$"}},"required":["id"]}`)},
 	{Name: "toy_record", Kind: atlas.KindResource, Source: "toy", ReadOnly: true, URI: "toy://records/{id}"},
@@ -291,9 +294,12 @@ func (t *toy) call(side isolation.Side, ask isolation.Ask, args map[string]any) 
 		return t.object(side, fmt.Sprint(args["key"]))
 	case "toy_search":
 		return t.search(side, args)
+	case "toy_body":
+		return t.body(side, args)
 	case "toy_sql":
 		return t.sql(side, fmt.Sprint(args["sql"]))
 	case "toy_put":
+		t.waiting[side] = append(t.waiting[side], id)
 		a := fail(atlas.CodeApprovalRequired, "")
 		a.Approval = "apr_" + side.String() + "_" + id
 		if t.fault == "approvals" {
@@ -382,6 +388,48 @@ func (t *toy) search(side isolation.Side, args map[string]any) isolation.Answer 
 		}
 	}
 	return ok(map[string]any{"hits": rows})
+}
+
+// body answers a query in words of a search server: everything, or an aggregation that is refused.
+func (t *toy) body(side isolation.Side, args map[string]any) isolation.Answer {
+	body, _ := args["body"].(map[string]any)
+	query, _ := body["query"].(map[string]any)
+	sides := []isolation.Side{side}
+	switch {
+	case query["match_all"] == nil || body["aggs"] != nil && t.fault != "query bodies":
+		return fail(atlas.CodeInvalidQuery, "")
+	case body["aggs"] != nil:
+		sides = append(sides, side.Other())
+	}
+	var rows []any
+	for _, s := range sides {
+		for _, id := range t.ids(s) {
+			rows = append(rows, map[string]any{"id": id, "text": t.records[s][id].text})
+		}
+	}
+	return ok(map[string]any{"rows": rows})
+}
+
+// A toyDoor is the toy over HTTP, with a list of approvals.
+type toyDoor struct{ *toy }
+
+func (toyDoor) Token(isolation.Caller) string { return "opaque" }
+
+func (d toyDoor) Raw(_ context.Context, who isolation.Caller, _, path string, _ http.Header, _ []byte) (isolation.Answer, http.Header, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if path != "/admin/v1/approvals" {
+		return fail(atlas.CodeNotFound, ""), nil, nil
+	}
+	side := who.Side
+	if d.fault == "approval list" {
+		side = side.Other()
+	}
+	var list []any
+	for _, id := range d.waiting[side] {
+		list = append(list, map[string]any{"approval": "apr_" + side.String() + "_" + id, "asked": map[string]any{"id": id}})
+	}
+	return ok(map[string]any{"approvals": list}), nil, nil
 }
 
 func (t *toy) sql(side isolation.Side, sql string) isolation.Answer {
