@@ -518,3 +518,28 @@ func TestCloseEndsCalls(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// The upstream is told the trace, and nothing of who asks.
+func TestTraceParent(t *testing.T) {
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	s := upstreamOf(t, modern, "get")
+	src, err := settings(s).Open(t.Context(), source.Deps{Name: "crm", State: newMemory(), TraceParent: func(context.Context) string { return parent }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close() //nolint:errcheck // nothing is asked of it anymore
+	bodies := make(chan string, 1)
+	next := s.handler()
+	s.instead(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(body), `"tools/call"`) {
+			bodies <- string(body)
+		}
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		next.ServeHTTP(w, r)
+	})
+	mustCall(t, src, sourcetest.A, "get")
+	if body := <-bodies; !strings.Contains(body, `"traceparent":"`+parent+`"`) || strings.Contains(body, string(sourcetest.A)) {
+		t.Errorf("sent %s", body)
+	}
+}
