@@ -2,7 +2,9 @@ package tool
 
 import (
 	"context"
+	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
@@ -62,7 +64,7 @@ func queryTool(name string, s source.Source) *atlas.Tool {
 			if err != nil {
 				return atlas.Result{}, err
 			}
-			return rowsResult(rows, "rows", true), nil
+			return rowsResult(rows, newLayout(rows.Columns), "rows", true), nil
 		},
 	}
 }
@@ -110,27 +112,29 @@ func fixedResource(sourceName, toolName string) func(atlas.Call) string {
 }
 
 // rowsResult writes rows as objects under the key items.
-func rowsResult(rows source.Rows, items string, withColumns bool) atlas.Result {
-	columns := unique(rows.Columns)
-	b := make([]byte, 0, 64+len(rows.Rows)*len(columns)*24)
+func rowsResult(rows source.Rows, l *layout, items string, withColumns bool) atlas.Result {
+	size := 64 + len(items)
+	for _, row := range rows.Rows {
+		size += l.size(row)
+	}
+	b := make([]byte, 0, size)
 	b = append(b, '{')
 	if withColumns {
 		b = append(b, `"columns":[`...)
-		for i, c := range columns {
+		for i, key := range l.keys {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendString(b, c)
+			b = append(b, key[:len(key)-1]...)
 		}
 		b = append(b, `],`...)
 	}
 	b = append(appendString(b, items), `:[`...)
-	keys := rowKeys(columns)
 	for i, row := range rows.Rows {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = appendRow(b, keys, row)
+		b = l.appendRow(b, row)
 	}
 	b = append(b, `],"row_count":`...)
 	b = strconv.AppendInt(b, int64(len(rows.Rows)), 10)
@@ -139,18 +143,50 @@ func rowsResult(rows source.Rows, items string, withColumns bool) atlas.Result {
 	return atlas.Result{Structured: b, Truncated: rows.Truncated}
 }
 
-// rowKeys returns the columns as they stand before their values: "name":.
-func rowKeys(columns []string) [][]byte {
-	keys := make([][]byte, len(columns))
-	for i, c := range columns {
-		keys[i] = append(appendString(nil, c), ':')
-	}
-	return keys
+// A layout is how rows of the same columns are written. It is never changed.
+type layout struct {
+	columns []string // as the source names them
+	keys    [][]byte // as they stand before the values: "name":
 }
 
-func appendRow(b []byte, keys [][]byte, row []any) []byte {
+func newLayout(columns []string) *layout {
+	l := &layout{columns: slices.Clone(columns), keys: make([][]byte, len(columns))}
+	for i, c := range unique(columns) {
+		l.keys[i] = append(appendString(nil, c), ':')
+	}
+	return l
+}
+
+// A layouts keeps the last layout: a statement of the operator's has the same columns each time.
+type layouts struct{ last atomic.Pointer[layout] }
+
+func (k *layouts) of(columns []string) *layout {
+	if l := k.last.Load(); l != nil && slices.Equal(l.columns, columns) {
+		return l
+	}
+	l := newLayout(columns)
+	k.last.Store(l)
+	return l
+}
+
+// size is about how many bytes a row takes.
+func (l *layout) size(row []any) int {
+	n := 2
+	for i, key := range l.keys {
+		if i >= len(row) {
+			break
+		}
+		n += len(key) + 21 // the longest integer, and a comma
+		if s, ok := row[i].(string); ok {
+			n += len(s)
+		}
+	}
+	return n
+}
+
+func (l *layout) appendRow(b []byte, row []any) []byte {
 	b = append(b, '{')
-	for i, key := range keys {
+	for i, key := range l.keys {
 		if i >= len(row) {
 			break
 		}

@@ -224,6 +224,7 @@ func (b *builder) sqlBody(s *spec) *definition {
 		}
 	}
 	single := s.single
+	var known layouts
 	t := &atlas.Tool{
 		Output: raw(out), Items: items,
 		Scopes: sourceScope(s, "read"), ReadOnly: true, Idempotent: true, Reads: reads(s.verb, false),
@@ -245,13 +246,15 @@ func (b *builder) sqlBody(s *spec) *definition {
 			if err != nil {
 				return atlas.Result{}, err
 			}
+			l := known.of(rows.Columns)
 			if !single {
-				return rowsResult(rows, items, false), nil
+				return rowsResult(rows, l, items, false), nil
 			}
 			if len(rows.Rows) == 0 {
 				return atlas.Result{}, &atlas.Error{Code: atlas.CodeNotFound}
 			}
-			return atlas.Result{Structured: appendRow(nil, rowKeys(unique(rows.Columns)), rows.Rows[0])}, nil
+			row := rows.Rows[0]
+			return atlas.Result{Structured: l.appendRow(make([]byte, 0, l.size(row)), row)}, nil
 		},
 	}
 	return &definition{tool: t, body: text, ids: ids}

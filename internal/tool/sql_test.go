@@ -224,3 +224,27 @@ func BenchmarkRows(b *testing.B) {
 		h.crm.queries, h.crm.tenants = h.crm.queries[:0], h.crm.tenants[:0]
 	}
 }
+
+// How rows are written is remembered from call to call; columns that have changed meanwhile (a table's,
+// of which a statement selects everything) are still written under their own names.
+func TestColumnsChange(t *testing.T) {
+	h := newHouse(t).build(shipped(t)...)
+	for _, columns := range [][]string{{"id", "status"}, {"id", "status"}, {"id", "note"}, {"id", "id"}, {"id"}, {"id", "status"}} {
+		row := []any{"o_1", "open"}[:len(columns)]
+		h.crm.answer = func(atlas.TenantID, source.Query) (source.Rows, error) {
+			return source.Rows{Columns: columns, Rows: [][]any{row}}, nil
+		}
+		want := `{"id":"o_1"}`
+		if len(columns) == 2 {
+			name := strings.Replace(columns[1], "id", "id_2", 1)
+			want = `{"id":"o_1","` + name + `":"open"}`
+		}
+		res, err := h.ask(t.Context(), "acme", "crm_order", `{"order_id":"o_1"}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(res.Structured); got != want {
+			t.Errorf("columns %v: %s, want %s", columns, got, want)
+		}
+	}
+}
