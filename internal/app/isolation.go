@@ -10,6 +10,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/isolation"
 	"github.com/atlas-mcp/atlas/internal/source"
+	"github.com/atlas-mcp/atlas/internal/tool"
 )
 
 // Inside is how a proof of isolation calls this app.
@@ -32,11 +33,15 @@ func (a *App) Field() isolation.Field {
 	if g.cfg.DemoData {
 		f.Samples = DemoSamples()
 	}
+	if g.cfg.Memory.Enabled {
+		f.Sources[tool.MemorySource] = memoryCanaries{memories{a.state}}
+		f.Samples = withMemories(f.Samples)
+	}
 	return f
 }
 
 // DemoSamples are records of the demo company, by source.
-func DemoSamples() map[string]source.Data { return demo.Companies()[demo.Acme] }
+func DemoSamples() map[string]source.Data { return withMemories(demo.Companies()[demo.Acme]) }
 
 // openProber makes what checks the isolation of tenants while the server runs.
 func (a *App) openProber(context.Context) error {

@@ -6,10 +6,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"time"
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
+	"github.com/atlas-mcp/atlas/internal/source"
 	"github.com/atlas-mcp/atlas/internal/state"
 	"github.com/atlas-mcp/atlas/internal/tool"
 )
@@ -53,6 +55,39 @@ func (m memories) Find(ctx context.Context, tenant atlas.TenantID, customer stri
 // Forget implements [tool.Memories].
 func (m memories) Forget(ctx context.Context, tenant atlas.TenantID, customer string) (int, error) {
 	return m.store.ForgetCustomer(ctx, tenant, customer)
+}
+
+// memoryCanaries are the memories as a proof of isolation sees them: a source in which it plants, for a
+// customer of each document's id, what the document says.
+type memoryCanaries struct{ memories }
+
+// withMemories returns the samples with one of what is remembered. Its id is of a form that no other
+// sample has, so that it is among those by which the tools are tried.
+func withMemories(samples map[string]source.Data) map[string]source.Data {
+	out := map[string]source.Data{}
+	maps.Copy(out, samples)
+	out[tool.MemorySource] = source.Data{Documents: []source.Document{{ID: "memory-of-990001", Body: "A sample of what is remembered."}}}
+	return out
+}
+
+// Ping implements [source.Source].
+func (memoryCanaries) Ping(context.Context) error { return nil }
+
+// Close implements [source.Source].
+func (memoryCanaries) Close() error { return nil }
+
+// Load implements [source.Loader].
+func (m memoryCanaries) Load(ctx context.Context, tenant atlas.TenantID, data source.Data) error {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	for _, d := range data.Documents {
+		if _, err := m.Forget(ctx, tenant, d.ID); err != nil { // those of an earlier proof
+			return err
+		}
+		if err := m.Save(ctx, tenant, tool.Memory{ID: "mem_" + d.ID, Customer: d.ID, Text: d.Body, Created: now, Expires: now.AddDate(0, 0, 30)}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // MemoryRecord is one thing that is remembered of a customer, as operators see it.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/app"
+	"github.com/atlas-mcp/atlas/internal/isolation"
+	"github.com/atlas-mcp/atlas/internal/state"
 	"github.com/atlas-mcp/atlas/internal/state/postgres"
 	"github.com/atlas-mcp/atlas/internal/testenv"
 )
@@ -60,7 +63,7 @@ type memoryLab struct {
 	audit string
 }
 
-func openMemoryLab(t *testing.T, state string) *memoryLab {
+func openMemoryLab(t *testing.T, overlay string) *memoryLab {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range map[string]string{"atlas.yaml": memoryConfig, "policy.yaml": memoryPolicy} {
@@ -69,7 +72,7 @@ func openMemoryLab(t *testing.T, state string) *memoryLab {
 		}
 	}
 	a, err := app.Open(t.Context(), app.Options{
-		ConfigFile: filepath.Join(dir, "atlas.yaml"), DataDir: filepath.Join(dir, "data"), Overlay: []byte(state), LogTo: t.Output(), LogLevel: "error",
+		ConfigFile: filepath.Join(dir, "atlas.yaml"), DataDir: filepath.Join(dir, "data"), Overlay: []byte(overlay), LogTo: t.Output(), LogLevel: "error",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -498,5 +501,64 @@ func TestMemoriesAreOffered(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "source memory: the name is taken") || !strings.Contains(err.Error(), "memory.enabled") {
 		t.Errorf("%v", err)
+	}
+}
+
+// leaky is a state that has forgotten whose memories are whose.
+type leaky struct{ app.StateStore }
+
+func (l leaky) FindMemories(ctx context.Context, _ atlas.TenantID, customer string, limit int) (all []state.Memory, err error) {
+	for _, tenant := range []atlas.TenantID{isolation.DefaultA, isolation.DefaultB} {
+		list, err := l.StateStore.FindMemories(ctx, tenant, customer, limit)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all[:min(len(all), limit)], nil
+}
+
+type leakyConfig struct{ app.StateConfig }
+
+func (c leakyConfig) Open(ctx context.Context, dataDir string, log *slog.Logger) (app.StateStore, error) {
+	s, err := c.StateConfig.Open(ctx, dataDir, log)
+	return leaky{s}, err
+}
+
+// The proof of isolation reaches what is remembered: it holds, and with the tenant taken out of the state it
+// finds the leak and names it.
+func TestMemoriesAreProven(t *testing.T) {
+	sqlite := app.States["sqlite"]
+	defer func() { app.States["sqlite"] = sqlite }()
+	for _, broken := range []bool{false, true} {
+		t.Run(fmt.Sprintf("broken=%t", broken), func(t *testing.T) {
+			if broken {
+				app.States["sqlite"] = func() app.StateConfig { return leakyConfig{sqlite()} }
+			}
+			l := openMemoryLab(t, "flood: {rate: 1000000, burst: 100000}\nratelimit: {caller: {rate: 1000000, burst: 100000}, tool: {rate: 1000000, burst: 100000}, tenant: {rate: 1000000, burst: 100000}}\n")
+			tenants := [2]atlas.TenantID{isolation.DefaultA, isolation.DefaultB}
+			target, err := isolation.NewDirect(l.app.Inside(), tenants)
+			if err != nil {
+				t.Fatal(err)
+			}
+			canaries := isolation.Plant(t.Context(), l.app.Field(), tenants, isolation.NewKey())
+			p, err := isolation.New(isolation.Config{Tenants: tenants}, isolation.Deps{Target: target, Canaries: canaries})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := p.Run(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[bool]string{false: isolation.ResultHeld, true: isolation.ResultLeak}[broken]
+			if r.Result != want {
+				t.Errorf("%s, want %s", r.Result, want)
+			}
+			for _, leak := range r.Leaks() {
+				if leak.Tool != "memory_find" || leak.Source != "memory" {
+					t.Errorf("%+v", leak)
+				}
+			}
+		})
 	}
 }

@@ -161,7 +161,7 @@ func (c verifyIsolationCmd) inside(ctx context.Context, p *Program, g *globals, 
 	deps := isolation.Deps{
 		Target: target, Canaries: canaries, Name: a.ConfigName(),
 		Look: func(name string) string {
-			return fmt.Sprintf("the source %s: the driver %s, where it binds the tenant", name, a.Config().Sources[name].Kind)
+			return fmt.Sprintf("the source %s: the driver %s, where it binds the tenant", name, cmp.Or(a.Config().Sources[name].Kind, a.Config().State.Kind)) // memories are in the state
 		},
 	}
 	if over, ok := door(a, o.PublicURL, cfg.Tenants); ok {
