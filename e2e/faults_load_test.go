@@ -43,8 +43,8 @@ var reads = []read{
 	{"kb", "kb_search", false, func(tenant string, n int) object {
 		return object{"query": fmt.Sprintf("zqmark%s number%d", tenant, n), "top_k": 3}
 	}, 3 * time.Second},
-	{"files", "files_get", true, func(_ string, n int) object { return object{"key": fmt.Sprintf("docs/fault-%d.txt", n%records)} }, 5 * time.Second},
-	{"files", "files_list", false, func(tenant string, _ int) object { return object{"prefix": "docs/zqmark" + tenant} }, 5 * time.Second},
+	{"files", "files_get", true, func(_ string, n int) object { return object{"key": fmt.Sprintf("docs/fault-%d.txt", n%records)} }, objectTimeout},
+	{"files", "files_list", false, func(tenant string, _ int) object { return object{"prefix": "docs/zqmark" + tenant} }, objectTimeout},
 	{"hybrid", "hybrid_search", true, func(tenant string, n int) object {
 		return object{"query": fmt.Sprintf("zqmark%s number%d", tenant, n%100)}
 	}, 10 * time.Second},
@@ -299,6 +299,7 @@ func (l *traffic) write(ctx context.Context, w who, led *ledger) (all []*write) 
 		one := &write{by: w, key: key, content: mark(w.tenant, "object "+key)}
 		led.expect(objectPath(w.tenant, key), one.content)
 		all = append(all, one)
+		l.absent(ctx, one) // which the cache remembers for a while
 		l.finish(ctx, one, led)
 		select {
 		case <-ctx.Done():
@@ -323,6 +324,7 @@ func (l *traffic) finish(ctx context.Context, one *write, led *ledger) {
 			return
 		case ok:
 			one.acknowledged = true
+			l.readBack(ctx, one)
 			l.repeat(ctx, one, led)
 			return
 		case res.code == string(root.CodeApprovalRequired):
@@ -341,6 +343,24 @@ func (l *traffic) finish(ctx context.Context, one *write, led *ledger) {
 		}
 	}
 }
+
+// absent reads an object that nobody has written.
+func (l *traffic) absent(ctx context.Context, one *write) {
+	codes := append(slices.Clone(faultCodes), root.CodeNotFound)
+	if res, ok := l.call(ctx, one.by, "read back", "files_get", object{"key": one.key}, nil, 2*objectTimeout, codes); ok {
+		l.violated("%s was there before it was written: %.500s", one.key, res.body)
+	}
+}
+
+// readBack reads what was acknowledged: whatever the caches held before, it is there from now on.
+func (l *traffic) readBack(ctx context.Context, one *write) {
+	res, ok := l.call(ctx, one.by, "read back", "files_get", object{"key": one.key}, nil, 2*objectTimeout, faultCodes)
+	if ok && !strings.Contains(res.body, one.content) {
+		l.violated("%s was acknowledged, and is read as %.500s", one.key, res.body)
+	}
+}
+
+const objectTimeout = 5 * time.Second // of the tools of the files
 
 // repeat makes an acknowledged write once more with its key: it is answered, and not done.
 func (l *traffic) repeat(ctx context.Context, one *write, led *ledger) {

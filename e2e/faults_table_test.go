@@ -131,7 +131,7 @@ func tabulate(samples []sample) string {
 			phases = append(phases, phase)
 		}
 		for _, group := range []string{"all reads", s.group} {
-			if group == "all reads" && s.group == "writes" {
+			if group == "all reads" && (s.group == "writes" || s.group == "read back") {
 				continue
 			}
 			rows[row{phase, group}] = append(rows[row{phase, group}], s)
@@ -140,7 +140,7 @@ func tabulate(samples []sample) string {
 	var b strings.Builder
 	b.WriteString("| Fault | Store | Calls | Success | p50 | p99 | Codes |\n|---|---|---:|---:|---:|---:|---|\n")
 	for _, phase := range phases {
-		for _, group := range []string{"all reads", "crm", "kb", "tickets", "hybrid", "files", "writes"} {
+		for _, group := range []string{"all reads", "crm", "kb", "tickets", "hybrid", "files", "writes", "read back"} {
 			list := rows[row{phase, group}]
 			if len(list) == 0 {
 				continue
@@ -149,8 +149,8 @@ func tabulate(samples []sample) string {
 			good := 0
 			for _, s := range list {
 				times = append(times, s.took)
-				// To be asked for an approval is the way of a write.
-				if s.code == "" || s.code == string(root.CodeApprovalRequired) {
+				// To be asked for an approval is the way of a write, and not to be there that of what is to be written.
+				if s.code == "" || s.code == string(root.CodeApprovalRequired) || s.code == string(root.CodeNotFound) {
 					good++
 				} else {
 					codes[s.code]++

@@ -40,6 +40,9 @@ const (
     cache: 0s
     timeout: 5s
 `
+	faultRules = `
+  - {id: writers-read-what-they-wrote, subjects: ["role:human_agent"], actions: ["tool:files:read"], resources: ["tenant:*/files/attachments/*"]}
+`
 	faultSettings = `
 flood: {rate: 1000000, burst: 1000000}
 ratelimit:
@@ -59,6 +62,7 @@ func openFaults(t *testing.T) (*realSite, *ledger, string) {
 		testenv.Postgres, testenv.Redis, testenv.S3, testenv.OpenSearch)
 	site(t, func(f files) {
 		f.write("tools/faults.yaml", faultTools)
+		f.write("policy.yaml", f.read("policy.yaml")+faultRules)
 		f.replace("stack.yaml", "  listen: 127.0.0.1:8080\n", "  listen: 127.0.0.1:8080\n  public_url: "+publicURL+"\n")
 		// A call that waited for the state for as long as that may take, and not only for its own turn, would be late.
 		f.replace("stack.yaml", "    load_dsn: ${env:ATLAS_STATE_LOAD_DSN:-}\n", "    load_dsn: ${env:ATLAS_STATE_LOAD_DSN:-}\n    timeout: 1m\n")
