@@ -81,7 +81,7 @@ func testRows() []row {
 	var rows []row
 	for i, c := range contenders {
 		rows = append(rows, row{
-			Server: c.server, About: abouts[c.server], Method: c.work.method, Era: c.work.era,
+			Server: c.server, About: abouts[c.server], Work: c.work.about(), Era: c.work.era,
 			CallsPerS: float64(1000 * (i + 1)), P50us: 40, P99us: 900, IdleP50us: float64(20 + i), AllocsPerOp: 100, BytesPerOp: 8 << 10,
 		})
 	}
@@ -89,7 +89,7 @@ func testRows() []row {
 }
 
 func TestGoals(t *testing.T) {
-	rows := testRows() // net/http 1000, go-sdk 2000, mcp-go 3000, none 4000, atlas 5000
+	rows := testRows() // net/http 1000, go-sdk 2000, mcp-go 3000, none 4000, atlas 5000, …, pgx 17000, pgx-set 18000, toolbox 19000, atlas 20000
 	got := map[string]goal{}
 	for _, g := range goals(rows) {
 		got[g.Name] = g
@@ -98,22 +98,31 @@ func TestGoals(t *testing.T) {
 		measured float64
 		met      bool
 	}{
-		"throughput against bare go-sdk":          {2.5, false},
-		"throughput against bare mcp-go":          {5.0 / 3, true},
-		"throughput against net/http":             {5, true},
-		"allocations per call":                    {100, true},
-		"KB allocated per call":                   {8, true},
-		"p50 added by the stages, one connection": {1, true},
+		"throughput against bare go-sdk":                                      {2.5, false},
+		"throughput against bare mcp-go":                                      {5.0 / 3, true},
+		"throughput against net/http":                                         {5, true},
+		"allocations per call":                                                {100, true},
+		"KB allocated per call":                                               {8, true},
+		"p50 added by the stages, one connection":                             {1, true},
+		"SQL through row-level security, throughput against net/http and pgx": {20.0 / 17, true},
+		"SQL, throughput against MCP Toolbox without row-level security":      {20.0 / 19, false},
 	} {
 		if g := got[name]; g.Measured != want.measured || g.Met != want.met {
 			t.Errorf("%s: %+v, want %+v", name, g, want)
 		}
 	}
+	if len(got) != 8 {
+		t.Errorf("%d goals", len(got))
+	}
+	// What was not measured is not compared.
+	if list := goals(rows[16:19]); len(list) != 0 {
+		t.Errorf("goals without Atlas: %+v", list)
+	}
 }
 
 // The chart is XML without scripts, and has a bar for every row, also where nothing was measured.
 func TestChart(t *testing.T) {
-	for _, rows := range [][]row{testRows(), {{Server: "atlas", Method: "tools/call", Era: modern}}} {
+	for _, rows := range [][]row{testRows(), {{Server: "atlas", Work: "tools/call", Era: modern}}} {
 		r := newReport(options{Rounds: 1, Each: time.Second, Conns: 1})
 		r.Rows = rows
 		chart := string(r.chart())

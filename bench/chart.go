@@ -44,7 +44,7 @@ func (r *report) chart() []byte {
 	fmt.Fprintf(&b, "<style>%s</style>\n", chartStyle)
 	fmt.Fprintf(&b, `<rect class="page" width="%d" height="%d" rx="6"/>`+"\n", chartWidth, height)
 	write(&b, 24, 34, "title", "start", "MCP over HTTP, side by side")
-	write(&b, 24, 56, "soft", "start", fmt.Sprintf("an in-memory tool; %d connections, medians over %d × %s; %s, %s, %d CPUs shared with the client",
+	write(&b, 24, 56, "soft", "start", fmt.Sprintf("a tool in memory, and one that asks Postgres; %d connections, medians over %d × %s; %s, %s, %d CPUs shared with the client",
 		r.Options.Conns, r.Options.Rounds, r.Options.Each, r.Go, r.Platform, r.CPUs))
 	y := headHeight
 	for _, g := range groups {
@@ -58,7 +58,7 @@ func (r *report) chart() []byte {
 func (r *report) summary() string {
 	var b bytes.Buffer
 	for _, one := range r.Rows {
-		fmt.Fprintf(&b, "%s, MCP %s, %s: %.0f per second, p50 %.0f µs, p99 %.0f µs. ", one.Method, one.Era, one.About, one.CallsPerS, one.P50us, one.P99us)
+		fmt.Fprintf(&b, "%s, MCP %s, %s: %.0f per second, p50 %.0f µs, p99 %.0f µs. ", one.Work, one.Era, one.About, one.CallsPerS, one.P50us, one.P99us)
 	}
 	return b.String()
 }
@@ -73,7 +73,7 @@ func drawGroup(b *bytes.Buffer, rows []row, y int) int {
 	latency := func(us float64) float64 {
 		return latLeft + latWidth*(math.Log10(max(1, us))-low)/(high-low)
 	}
-	write(b, 24, y+14, "group", "start", rows[0].Method+", MCP "+rows[0].Era)
+	write(b, 24, y+14, "group", "start", rows[0].Work+", MCP "+rows[0].Era)
 	write(b, labelWidth, y+14, "soft", "start", "calls per second")
 	write(b, latLeft, y+14, "soft", "start", "latency, p50 ● to p99 | (µs)")
 	top := y + 24
@@ -103,11 +103,13 @@ func decade(us float64) float64 { return math.Floor(math.Log10(us)) }
 var shortNames = map[string]string{
 	"nethttp": "plain net/http", "gosdk": "bare go-sdk", "mcpgo": "bare mcp-go",
 	"atlas-none": "Atlas, no stages", "atlas": "Atlas, all stages on",
+	"sql-pgx": "net/http and pgx, same batch", "sql-pgx-set": "net/http and pgx, SET LOCAL", "sql-toolbox": "MCP Toolbox, without RLS",
+	"sql-atlas": "Atlas, all stages, no cache",
 }
 
 func barClass(server string) string {
 	switch server {
-	case "atlas":
+	case "atlas", "sql-atlas":
 		return "atlas"
 	case "atlas-none":
 		return "bare"

@@ -20,6 +20,7 @@ type sample struct {
 	bytes     float64                 // server heap bytes per call
 	cpu       time.Duration           // server processor time per call; 0 where it cannot be told
 	clientCPU time.Duration           // of this process, per call
+	rss       float64                 // bytes of memory that the server holds; 0 where it cannot be told
 	firstBad  string
 }
 

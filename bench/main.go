@@ -1,6 +1,7 @@
 // Command bench measures the same work on several servers in one run: Atlas with all stages on, Atlas
-// with none, bare servers of the two Go libraries for MCP, and plain net/http. Each server runs in a
-// process of its own, so that its time and allocations can be told from the client's; they take turns
+// with none, bare servers of the two Go libraries for MCP, and plain net/http; and, for one query out of a
+// real Postgres, Atlas through row-level security, net/http and pgx doing the same, and Google's MCP
+// Toolbox. Each server runs in a process of its own, so that its time and allocations can be told from the client's; they take turns
 // in short rounds, so that a noisy machine is noisy for all of them. Ratios are what counts.
 package main
 
@@ -12,7 +13,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -24,7 +27,9 @@ func main() {
 	flag.IntVar(&o.Conns, "conns", 16, "connections, each with one request at a time")
 	flag.StringVar(&o.out, "out", "out", "folder for the raw data and the chart")
 	flag.StringVar(&o.profiles, "profiles", "", "folder for processor and heap profiles of the servers")
-	only := flag.String("only", "", "measure only the rows that match this regular expression, such as '^atlas tools/call 2026'")
+	flag.StringVar(&o.cache, "cache", filepath.Join("..", ".cache"), "folder with what is fetched for the SQL rows: Postgres and MCP Toolbox")
+	flag.BoolVar(&o.pooler, "pgbouncer", false, "put PgBouncer between the servers and Postgres, for the SQL rows")
+	only := flag.String("only", "", "measure only the rows that match this regular expression, such as '^atlas tools/call 2026' or sql")
 	asJSON := flag.Bool("json", false, "print JSON")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -49,6 +54,8 @@ type options struct {
 	out    string
 
 	profiles string // folder; empty: none
+	cache    string
+	pooler   bool
 	only     *regexp.Regexp
 }
 
@@ -63,6 +70,25 @@ func run(ctx context.Context, o options, asJSON bool) (err error) {
 	if err := o.validate(); err != nil {
 		return err
 	}
+	chosen := slices.DeleteFunc(slices.Clone(contenders), func(c contender) bool { return !o.only.MatchString(c.server + " " + c.work.String()) })
+	if len(chosen) == 0 {
+		return fmt.Errorf("no row matches %q", o.only)
+	}
+	var l *lab
+	isSQL := func(c contender) bool { return c.work.sql }
+	if slices.ContainsFunc(chosen, isSQL) {
+		if l, err = openLab(ctx, o); err != nil {
+			chosen = slices.DeleteFunc(chosen, isSQL)
+			if len(chosen) == 0 || ctx.Err() != nil || os.Getenv("CI") != "" {
+				return fmt.Errorf("the SQL rows cannot be measured: %w", err)
+			}
+			fmt.Fprintln(os.Stderr, "the SQL rows are left out:", err)
+			l = nil
+		}
+	}
+	if l != nil {
+		defer func() { err = errors.Join(err, l.close()) }()
+	}
 	servers := map[string]*server{}
 	defer func() {
 		for _, s := range servers {
@@ -70,12 +96,9 @@ func run(ctx context.Context, o options, asJSON bool) (err error) {
 		}
 	}()
 	var lanes []*lane
-	for _, c := range contenders {
-		if !o.only.MatchString(c.server + " " + c.work.String()) {
-			continue
-		}
+	for _, c := range chosen {
 		if servers[c.server] == nil {
-			s, err := start(ctx, c.server, o.profiles)
+			s, err := start(ctx, c.server, o, l)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.server, err)
 			}
@@ -90,9 +113,6 @@ func run(ctx context.Context, o options, asJSON bool) (err error) {
 			return fmt.Errorf("%s, %s: %w", c.server, c.work, err)
 		}
 	}
-	if len(lanes) == 0 {
-		return fmt.Errorf("no row matches %q", o.only)
-	}
 	report := newReport(o)
 	for round := range o.Rounds {
 		for _, l := range lanes {
@@ -106,9 +126,7 @@ func run(ctx context.Context, o options, asJSON bool) (err error) {
 	for _, l := range lanes {
 		report.Rows = append(report.Rows, summarize(l))
 	}
-	if len(lanes) == len(contenders) {
-		report.Goals = goals(report.Rows)
-	}
+	report.Goals = goals(report.Rows)
 	if err := report.save(o.out); err != nil {
 		return err
 	}

@@ -32,8 +32,13 @@ type server struct {
 	hello hello
 }
 
-// hello is what a server process says first; stats is its answer to a line on its input.
+// setup is the first line of a server process's input; hello is what it says then; stats is its answer to
+// each further line.
 type (
+	setup struct {
+		Database database `json:"database"` // of the SQL rows
+		Toolbox  string   `json:"toolbox"`  // the program
+	}
 	hello struct {
 		Addr  string `json:"addr"`
 		Path  string `json:"path"`
@@ -44,16 +49,17 @@ type (
 		Mallocs uint64        `json:"mallocs"`
 		Bytes   uint64        `json:"bytes"`
 		CPU     time.Duration `json:"cpu_ns"`
+		RSS     int64         `json:"rss"` // bytes of memory that it holds; 0 where it cannot be told
 	}
 )
 
 // start runs this program again as a server.
-func start(ctx context.Context, name, profiles string) (*server, error) {
+func start(ctx context.Context, name string, o options, l *lab) (*server, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	s := &server{cmd: exec.CommandContext(ctx, self, "-serve", name, "-profiles", profiles)}
+	s := &server{cmd: exec.CommandContext(ctx, self, "-serve", name, "-profiles", o.profiles)}
 	s.cmd.Stderr = os.Stderr
 	if s.in, err = s.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -66,7 +72,11 @@ func start(ctx context.Context, name, profiles string) (*server, error) {
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
-	if err := s.read(&s.hello); err != nil {
+	given := setup{}
+	if l != nil {
+		given = setup{Database: l.db, Toolbox: l.toolbox}
+	}
+	if err := errors.Join(json.NewEncoder(s.in).Encode(given), s.read(&s.hello)); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
 	return s, nil
@@ -114,6 +124,7 @@ func (l *lane) measure(ctx context.Context, conns int, d time.Duration) (sample,
 	one.bytes = float64(after.Bytes-before.Bytes) / float64(calls)
 	one.cpu = (after.CPU - before.CPU) / time.Duration(calls)
 	one.clientCPU = own / time.Duration(calls)
+	one.rss = float64(after.RSS)
 	return one, nil
 }
 
@@ -125,10 +136,86 @@ func (s *server) stop() error {
 	return nil
 }
 
+// A serving is a server that is ready to serve.
+type serving struct {
+	hello    hello
+	serve    func() error // until its context ends
+	counters func() stats // nil: this process's
+	close    func() error // nil: nothing is left
+}
+
+// servings are the servers by name.
+var servings = map[string]func(context.Context, net.Listener, setup) (serving, error){
+	"nethttp": func(ctx context.Context, ln net.Listener, _ setup) (serving, error) {
+		return serving{hello: plainHello(ln), serve: serveHTTP(ctx, ln, plainHTTP())}, nil
+	},
+	"gosdk": func(ctx context.Context, ln net.Listener, _ setup) (serving, error) {
+		return serving{hello: bareHello(ln), serve: serveHTTP(ctx, ln, bareSDK())}, nil
+	},
+	"mcpgo": func(ctx context.Context, ln net.Listener, _ setup) (serving, error) {
+		return serving{hello: bareHello(ln), serve: serveHTTP(ctx, ln, bareMCPGo())}, nil
+	},
+	"atlas": func(ctx context.Context, ln net.Listener, _ setup) (serving, error) {
+		return serveMemory(ctx, ln, false)
+	},
+	"atlas-none": func(ctx context.Context, ln net.Listener, _ setup) (serving, error) {
+		return serveMemory(ctx, ln, true)
+	},
+	"sql-pgx": func(ctx context.Context, ln net.Listener, s setup) (serving, error) {
+		return servePgx(ctx, ln, s.Database, sqlBatch)
+	},
+	"sql-pgx-set": func(ctx context.Context, ln net.Listener, s setup) (serving, error) {
+		return servePgx(ctx, ln, s.Database, sqlRecipe)
+	},
+	"sql-toolbox": func(ctx context.Context, ln net.Listener, s setup) (serving, error) {
+		return serveToolbox(ctx, ln, s.Database, s.Toolbox)
+	},
+	"sql-atlas": func(ctx context.Context, ln net.Listener, s setup) (serving, error) {
+		return serveAtlasSQL(ctx, ln, s.Database)
+	},
+}
+
+func bareHello(ln net.Listener) hello {
+	return hello{Addr: ln.Addr().String(), Path: "/mcp", Token: "none", MCP: true}
+}
+
+func plainHello(ln net.Listener) hello {
+	return hello{Addr: ln.Addr().String(), Path: "/mcp", Token: "none"}
+}
+
 // runServer serves in the named role until the end of in.
 func runServer(ctx context.Context, name, profiles string, in io.Reader, out io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	open, known := servings[name]
+	if !known {
+		return fmt.Errorf("no server %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(servings)), ", "))
+	}
+	lines := bufio.NewScanner(in)
+	var given setup
+	if !lines.Scan() {
+		return errors.Join(errors.New("there is no setup"), lines.Err())
+	}
+	if err := json.Unmarshal(lines.Bytes(), &given); err != nil {
+		return fmt.Errorf("setup: %w", err)
+	}
+	ln, err := app.ListenLoopback(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := open(ctx, ln, given)
+	if err != nil {
+		return err
+	}
+	if s.close != nil {
+		defer func() { err = errors.Join(err, s.close()) }()
+	}
+	if s.counters == nil {
+		s.counters = ownStats
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.serve() }()
+	settle(ctx, s.counters)
 	if profiles != "" {
 		stop, err := profile(filepath.Join(profiles, name))
 		if err != nil {
@@ -136,49 +223,46 @@ func runServer(ctx context.Context, name, profiles string, in io.Reader, out io.
 		}
 		defer func() { err = errors.Join(err, stop()) }()
 	}
-	ln, err := app.ListenLoopback(ctx)
-	if err != nil {
-		return err
-	}
-	h := hello{Addr: ln.Addr().String(), Path: "/mcp", Token: "none", MCP: name != "nethttp"}
-	var serve func() error
-	switch name {
-	case "nethttp":
-		serve = serveHTTP(ctx, ln, plainHTTP())
-	case "gosdk":
-		serve = serveHTTP(ctx, ln, bareSDK())
-	case "mcpgo":
-		serve = serveHTTP(ctx, ln, bareMCPGo())
-	case "atlas", "atlas-none":
-		dir, err := os.MkdirTemp("", "atlas-bench-")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
-		a, token, err := openAtlas(ctx, ln, dir, name == "atlas-none")
-		if err != nil {
-			return err
-		}
-		defer a.Close() //nolint:errcheck // the process ends
-		h.Token, serve = token, func() error { return a.Serve(ctx, ln) }
-	default:
-		return fmt.Errorf("no server %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(abouts)), ", "))
-	}
-	served := make(chan error, 1)
-	go func() { served <- serve() }()
 	enc := json.NewEncoder(out)
-	if err := enc.Encode(h); err != nil {
+	if err := enc.Encode(s.hello); err != nil {
 		return err
 	}
-	for lines := bufio.NewScanner(in); lines.Scan(); {
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		if err := enc.Encode(stats{m.Mallocs, m.TotalAlloc, processorTime()}); err != nil {
+	for lines.Scan() {
+		if err := enc.Encode(s.counters()); err != nil {
 			return err
 		}
 	}
 	cancel()
 	return <-served
+}
+
+// settle waits until a server that has started has nothing to do: Atlas, for one, makes ready in the
+// background what the first SQL of an agent would wait for.
+func settle(ctx context.Context, counters func() stats) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	const look = 200 * time.Millisecond
+	again := time.NewTicker(look)
+	defer again.Stop()
+	for before, quiet := counters().CPU, 0; quiet < 2; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+		now := counters().CPU
+		if quiet++; now-before > look/10 {
+			quiet = 0
+		}
+		before = now
+	}
+}
+
+// ownStats are this process's counters.
+func ownStats() stats {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return stats{m.Mallocs, m.TotalAlloc, processorTime(), processStats(os.Getpid()).RSS}
 }
 
 // profile records where this process spends time and memory until stop is called.
@@ -214,19 +298,23 @@ func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) func() erro
 	}
 }
 
-// benchConfig is the default configuration with limits that a benchmark does not run into. Cursor
-// keys, audit log and state are real files in a temporary folder; the audit log is written.
-const benchConfig = `
+// benchLimits are limits that a benchmark does not run into; everything else is the default
+// configuration. Cursor keys, audit log and state are real files in a temporary folder; the audit log
+// is written.
+const benchLimits = `
 demo_data: false
-sources: {}
-tools: {files: []}
-roles: {bench: ["tool:memory:read"]}
 policy: {file: policy.yaml}
 flood: {rate: 100000000, per: 1m, burst: 10000000}
 ratelimit:
   caller: {rate: 100000000, per: 1m, burst: 10000000}
   tool: {rate: 100000000, per: 1m, burst: 10000000}
   tenant: {rate: 100000000, per: 1m, burst: 10000000}
+`
+
+const benchConfig = benchLimits + `
+sources: {}
+tools: {files: []}
+roles: {bench: ["tool:memory:read"]}
 `
 
 const benchPolicy = `
@@ -243,36 +331,50 @@ rules:
     when: context.args.order_id == "o_0"
 `
 
-func openAtlas(ctx context.Context, ln net.Listener, dir string, bare bool) (*app.App, string, error) {
-	for name, data := range map[string]string{"atlas.yaml": benchConfig, "policy.yaml": benchPolicy} {
-		if err := os.WriteFile(dir+"/"+name, []byte(data), 0o600); err != nil {
-			return nil, "", err
-		}
-	}
-	o := app.Options{
-		ConfigFile: dir + "/atlas.yaml", DataDir: dir + "/data", PublicURL: "http://" + ln.Addr().String(), LogLevel: "error", LogTo: os.Stderr,
-		ExtraTools: func(atlas.Handler) []*atlas.Tool { return memoryTools() },
-	}
+// serveMemory is Atlas with tools in memory, with all stages on or with as good as none.
+func serveMemory(ctx context.Context, ln net.Listener, bare bool) (serving, error) {
+	o := app.Options{ExtraTools: func(atlas.Handler) []*atlas.Tool { return memoryTools() }}
 	if bare {
 		keep := []string{"registry", "invoke"}
 		o.EditStages = func(all []app.NamedStage) []app.NamedStage {
-			var out []app.NamedStage
-			for _, s := range all {
-				for _, k := range keep {
-					if s.Name == k {
-						out = append(out, s)
-					}
-				}
-			}
-			return out
+			return slices.DeleteFunc(slices.Clone(all), func(s app.NamedStage) bool { return !slices.Contains(keep, s.Name) })
 		}
 	}
+	return serveAtlas(ctx, ln, map[string]string{"atlas.yaml": benchConfig, "policy.yaml": benchPolicy}, o)
+}
+
+// serveAtlas is Atlas with a configuration of these files.
+func serveAtlas(ctx context.Context, ln net.Listener, files map[string]string, o app.Options) (_ serving, err error) {
+	dir, err := os.MkdirTemp("", "atlas-bench-")
+	if err != nil {
+		return serving{}, err
+	}
+	clean := func() error { return os.RemoveAll(dir) }
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, clean())
+		}
+	}()
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
+			return serving{}, err
+		}
+	}
+	o.ConfigFile, o.DataDir, o.PublicURL = filepath.Join(dir, "atlas.yaml"), filepath.Join(dir, "data"), "http://"+ln.Addr().String()
+	o.LogLevel, o.LogTo = "error", os.Stderr
 	a, err := app.Open(ctx, o)
 	if err != nil {
-		return nil, "", err
+		return serving{}, err
 	}
-	token, err := a.Token(app.TokenRequest{Tenant: "acme", Subject: "bench", Roles: []string{"bench"}})
-	return a, token, err
+	h := bareHello(ln)
+	if h.Token, err = a.Token(app.TokenRequest{Tenant: sqlTenant, Subject: "bench", Roles: []string{"bench"}}); err != nil {
+		return serving{}, errors.Join(err, a.Close())
+	}
+	return serving{
+		hello: h,
+		serve: func() error { return a.Serve(ctx, ln) },
+		close: func() error { return errors.Join(a.Close(), clean()) },
+	}, nil
 }
 
 // memoryTools are the same tools that the bare servers have, with what Atlas needs to know of them.

@@ -30,7 +30,7 @@ func newReport(o options) *report {
 type row struct {
 	Server      string    `json:"server"`
 	About       string    `json:"about"`
-	Method      string    `json:"method"`
+	Work        string    `json:"work"` // the method, and where its answer comes from
 	Era         string    `json:"era"`
 	CallsPerS   float64   `json:"calls_per_s"`
 	P50us       float64   `json:"p50_us"`
@@ -41,12 +41,13 @@ type row struct {
 	BytesPerOp  float64   `json:"bytes_per_call"`
 	CPUus       float64   `json:"server_cpu_us_per_call"`
 	ClientCPUus float64   `json:"client_cpu_us_per_call"`
+	RSSMB       float64   `json:"server_rss_mb"` // 0 where it cannot be told, as with the two before
 	Calls       int64     `json:"calls"`
 	Rates       []float64 `json:"rates"` // of each round
 }
 
 func summarize(l *lane) row {
-	r := row{Server: l.contender.server, About: abouts[l.contender.server], Method: l.work.method, Era: l.work.era}
+	r := row{Server: l.contender.server, About: abouts[l.contender.server], Work: l.work.about(), Era: l.work.era}
 	of := func(samples []sample, f func(*sample) float64) float64 {
 		v := make([]float64, len(samples))
 		for i := range samples {
@@ -67,6 +68,7 @@ func summarize(l *lane) row {
 	r.AllocsPerOp = of(l.samples, func(s *sample) float64 { return s.allocs })
 	r.BytesPerOp = of(l.samples, func(s *sample) float64 { return s.bytes })
 	r.CPUus = of(l.samples, func(s *sample) float64 { return float64(s.cpu) / float64(time.Microsecond) })
+	r.RSSMB = of(l.samples, func(s *sample) float64 { return s.rss / (1 << 20) })
 	r.ClientCPUus = of(l.samples, func(s *sample) float64 { return float64(s.clientCPU) / float64(time.Microsecond) })
 	return r
 }
@@ -92,43 +94,50 @@ type goal struct {
 	Met      bool    `json:"met"`
 }
 
-// goals compares Atlas with all stages on with what it means to reach, for calls of the newer era.
+// goals compares Atlas with all stages on with what it means to reach, for calls of the newer era. What
+// was not measured is left out.
 func goals(rows []row) []goal {
-	find := func(server string) (r row) {
-		for _, one := range rows {
-			if one.Server == server && one.Method == callModern.method && one.Era == callModern.era {
-				return one
-			}
+	find := func(server string, w work) (row, bool) {
+		i := slices.IndexFunc(rows, func(r row) bool { return r.Server == server && r.Work == w.about() && r.Era == w.era })
+		if i < 0 {
+			return row{}, false
 		}
-		return r
+		return rows[i], true
 	}
-	a := find("atlas")
-	ratio := func(server string) float64 { return a.CallsPerS / find(server).CallsPerS }
-	list := []goal{
-		{Name: "throughput against bare go-sdk", Measured: ratio("gosdk"), Limit: 10, Unit: "×"},
-		{Name: "throughput against bare mcp-go", Measured: ratio("mcpgo"), Limit: 1.5, Unit: "×"},
-		{Name: "throughput against net/http", Measured: ratio("nethttp"), Limit: 0.5, Unit: "×"},
-		{Name: "allocations per call", Measured: a.AllocsPerOp, Limit: 150, AtMost: true},
-		{Name: "KB allocated per call", Measured: a.BytesPerOp / 1024, Limit: 16, AtMost: true, Unit: "KB"},
-		{Name: "p50 added by the stages, one connection", Measured: a.IdleP50us - find("atlas-none").IdleP50us, Limit: 100, AtMost: true, Unit: "µs"},
-	}
-	for i := range list {
-		g := &list[i]
+	var list []goal
+	add := func(server string, w work, against string, g goal, measured func(a, b row) float64) {
+		a, foundA := find(server, w)
+		b, foundB := find(against, w)
+		if !foundA || !foundB {
+			return
+		}
+		g.Measured = measured(a, b)
 		g.Met = g.Measured >= g.Limit && !g.AtMost || g.Measured <= g.Limit && g.AtMost
+		list = append(list, g)
 	}
+	ratio := func(a, b row) float64 { return a.CallsPerS / b.CallsPerS }
+	add("atlas", callModern, "gosdk", goal{Name: "throughput against bare go-sdk", Limit: 10, Unit: "×"}, ratio)
+	add("atlas", callModern, "mcpgo", goal{Name: "throughput against bare mcp-go", Limit: 1.5, Unit: "×"}, ratio)
+	add("atlas", callModern, "nethttp", goal{Name: "throughput against net/http", Limit: 0.5, Unit: "×"}, ratio)
+	add("atlas", callModern, "atlas", goal{Name: "allocations per call", Limit: 150, AtMost: true}, func(a, _ row) float64 { return a.AllocsPerOp })
+	add("atlas", callModern, "atlas", goal{Name: "KB allocated per call", Limit: 16, AtMost: true, Unit: "KB"}, func(a, _ row) float64 { return a.BytesPerOp / 1024 })
+	add("atlas", callModern, "atlas-none", goal{Name: "p50 added by the stages, one connection", Limit: 100, AtMost: true, Unit: "µs"},
+		func(a, b row) float64 { return a.IdleP50us - b.IdleP50us })
+	add("sql-atlas", sqlModern, "sql-pgx", goal{Name: "SQL through row-level security, throughput against net/http and pgx", Limit: 0.8, Unit: "×"}, ratio)
+	add("sql-atlas", sqlModern, "sql-toolbox", goal{Name: "SQL, throughput against MCP Toolbox without row-level security", Limit: 1.5, Unit: "×"}, ratio)
 	return list
 }
 
 func (r *report) print(w io.Writer) error {
-	fmt.Fprintf(w, "an in-memory tool, %d tools to list; %d connections, %d rounds of %s, medians; %s, %d CPUs shared with the client\n",
+	fmt.Fprintf(w, "%d tools in memory to list, or one that asks Postgres through row-level security; %d connections, %d rounds of %s, medians; %s, %d CPUs shared with the client\n",
 		benchTools, r.Options.Conns, r.Options.Rounds, r.Options.Each, r.Go, r.CPUs)
 	for _, group := range r.groups() {
-		fmt.Fprintf(w, "\n%s over HTTP, MCP %s\n\n", group[0].Method, group[0].Era)
+		fmt.Fprintf(w, "\n%s over HTTP, MCP %s\n\n", group[0].Work, group[0].Era)
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(tw, "server\tcalls/s\tp50 µs\tp99 µs\t1 conn p50\tp99\tCPU µs/call\tallocs/call\tKB/call\t")
+		fmt.Fprintln(tw, "server\tcalls/s\tp50 µs\tp99 µs\t1 conn p50\tp99\tCPU µs/call\tallocs/call\tKB/call\tMB held\t")
 		for _, one := range group {
-			fmt.Fprintf(tw, "%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.1f\t%.0f\t%.1f\t\n", one.About, one.CallsPerS, one.P50us, one.P99us,
-				one.IdleP50us, one.IdleP99us, one.CPUus, one.AllocsPerOp, one.BytesPerOp/1024)
+			fmt.Fprintf(tw, "%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%s\t%s\t%s\t%s\t\n", one.About, one.CallsPerS, one.P50us, one.P99us,
+				one.IdleP50us, one.IdleP99us, told("%.1f", one.CPUus), told("%.0f", one.AllocsPerOp), told("%.1f", one.BytesPerOp/1024), told("%.0f", one.RSSMB))
 		}
 		if err := tw.Flush(); err != nil {
 			return err
@@ -153,16 +162,24 @@ func (r *report) print(w io.Writer) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\nthe client took %.1f µs of processor time for each call of net/http; raw data and chart are in %s\n",
-		r.Rows[0].ClientCPUus, r.Options.out)
+	_, err := fmt.Fprintf(w, "\nthe client took %.1f µs of processor time for each call of %q; raw data and chart are in %s\n",
+		r.Rows[0].ClientCPUus, r.Rows[0].About, r.Options.out)
 	return err
+}
+
+// told writes a figure, or a dash for one that cannot be told: the allocations of other people's programs.
+func told(format string, v float64) string {
+	if v == 0 {
+		return "–"
+	}
+	return fmt.Sprintf(format, v)
 }
 
 // groups splits the rows by what was measured.
 func (r *report) groups() [][]row {
 	var groups [][]row
 	for _, one := range r.Rows {
-		if n := len(groups); n > 0 && groups[n-1][0].Method == one.Method && groups[n-1][0].Era == one.Era {
+		if n := len(groups); n > 0 && groups[n-1][0].Work == one.Work && groups[n-1][0].Era == one.Era {
 			groups[n-1] = append(groups[n-1], one)
 			continue
 		}

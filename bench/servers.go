@@ -34,52 +34,61 @@ const inputSchema = `{"type":"object","properties":{"order_id":{"type":"string",
 
 const outputSchema = `{"type":"object","properties":{"order":{"type":"object"}},"required":["order"]}`
 
+// A plainRequest is what a server without any library for MCP reads of a message.
+type plainRequest struct {
+	ID     json.RawMessage `json:"id"`
+	Params struct {
+		Name      string          `json:"name"`
+		Arguments json.RawMessage `json:"arguments"`
+	} `json:"params"`
+}
+
+type plainContent struct {
+	Type string `json:"type"`
+	Text string `json:"text"`
+}
+
+type plainResponse struct {
+	JSONRPC string          `json:"jsonrpc"`
+	ID      json.RawMessage `json:"id"`
+	Result  struct {
+		ResultType string          `json:"resultType"`
+		Content    []plainContent  `json:"content"`
+		Structured json.RawMessage `json:"structuredContent"`
+	} `json:"result"`
+}
+
+// answer writes the result to who sent the request.
+func (in *plainRequest) answer(w http.ResponseWriter, structured []byte) {
+	var out plainResponse
+	out.JSONRPC, out.ID = "2.0", in.ID
+	out.Result.ResultType = "complete"
+	out.Result.Content = []plainContent{{"text", string(structured)}}
+	out.Result.Structured = structured
+	data, err := json.Marshal(out)
+	if err != nil {
+		http.Error(w, "encode", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(data) //nolint:errcheck // the client is gone then
+}
+
 // plainHTTP answers the same JSON-RPC message with net/http and encoding/json and does nothing else:
 // what any Go program has to pay.
 func plainHTTP() http.Handler {
-	type request struct {
-		ID     json.RawMessage `json:"id"`
-		Params struct {
-			Name      string          `json:"name"`
-			Arguments json.RawMessage `json:"arguments"`
-		} `json:"params"`
-	}
-	type content struct {
-		Type string `json:"type"`
-		Text string `json:"text"`
-	}
-	type response struct {
-		JSONRPC string          `json:"jsonrpc"`
-		ID      json.RawMessage `json:"id"`
-		Result  struct {
-			ResultType string          `json:"resultType"`
-			Content    []content       `json:"content"`
-			Structured json.RawMessage `json:"structuredContent"`
-		} `json:"result"`
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			http.Error(w, "read", http.StatusBadRequest)
 			return
 		}
-		var in request
+		var in plainRequest
 		if err := json.Unmarshal(body, &in); err != nil || in.Params.Name != toolName {
 			http.Error(w, "bad request", http.StatusBadRequest)
 			return
 		}
-		var out response
-		out.JSONRPC, out.ID = "2.0", in.ID
-		out.Result.ResultType = "complete"
-		out.Result.Content = []content{{"text", answer}}
-		out.Result.Structured = json.RawMessage(answer)
-		data, err := json.Marshal(out)
-		if err != nil {
-			http.Error(w, "encode", http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(data) //nolint:errcheck // the client is gone then
+		in.answer(w, []byte(answer))
 	})
 }
 

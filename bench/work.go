@@ -22,15 +22,26 @@ const (
 type work struct {
 	era    string
 	method string
+	sql    bool // the answer comes out of Postgres
 }
 
-func (w work) String() string { return w.method + " " + w.era }
+func (w work) String() string { return w.about() + " " + w.era }
+
+// about names the method, and where its answer comes from if that is not the server's memory.
+func (w work) about() string {
+	if w.sql {
+		return w.method + " on Postgres"
+	}
+	return w.method
+}
 
 var (
-	callModern = work{modern, "tools/call"}
-	callLegacy = work{legacy, "tools/call"}
-	listModern = work{modern, "tools/list"}
-	listLegacy = work{legacy, "tools/list"}
+	callModern = work{era: modern, method: "tools/call"}
+	callLegacy = work{era: legacy, method: "tools/call"}
+	listModern = work{era: modern, method: "tools/list"}
+	listLegacy = work{era: legacy, method: "tools/list"}
+	sqlModern  = work{era: modern, method: "tools/call", sql: true}
+	sqlLegacy  = work{era: legacy, method: "tools/call", sql: true}
 )
 
 // A contender is one row of the table: a server (a role of runServer) at one work.
@@ -56,6 +67,13 @@ var contenders = []contender{
 	{"gosdk", listLegacy},
 	{"mcpgo", listLegacy},
 	{"atlas", listLegacy},
+	{"sql-pgx", sqlModern},
+	{"sql-pgx-set", sqlModern},
+	{"sql-toolbox", sqlModern},
+	{"sql-atlas", sqlModern},
+	{"sql-pgx", sqlLegacy},
+	{"sql-toolbox", sqlLegacy},
+	{"sql-atlas", sqlLegacy},
 }
 
 // abouts names the servers for people.
@@ -65,6 +83,11 @@ var abouts = map[string]string{
 	"mcpgo":      "bare mcp-go",
 	"atlas-none": "Atlas, no stages but registry and invoke",
 	"atlas":      "Atlas, all stages on",
+
+	"sql-pgx":     "net/http and pgx, the batch that Atlas sends",
+	"sql-pgx-set": "net/http and pgx, SET LOCAL and the query only",
+	"sql-toolbox": "Google's MCP Toolbox 1.12, without row-level security",
+	"sql-atlas":   "Atlas, all stages on, no cache",
 }
 
 // A message is one HTTP request of a client.
@@ -202,8 +225,18 @@ func (w work) check(body []byte) error {
 		}
 		return nil
 	}
+	wanted := answer
+	if w.sql {
+		wanted = sqlAnswer
+	}
+	if w.sql && got.Result.Structured == nil && len(got.Result.Content) == 1 { // MCP Toolbox has it as text only
+		text, _ := got.Result.Content[0]["text"].(string)
+		if err := json.Unmarshal([]byte(text), &got.Result.Structured); err != nil {
+			return fault("no answer")
+		}
+	}
 	var want any
-	if err := json.Unmarshal([]byte(answer), &want); err != nil {
+	if err := json.Unmarshal([]byte(wanted), &want); err != nil {
 		return err
 	}
 	if got.Result.IsError || !reflect.DeepEqual(got.Result.Structured, want) {
