@@ -52,7 +52,12 @@ SELECT json_build_object(
 					'columns', (SELECT json_agg(DISTINCT at.attname) FROM pg_depend d
 						JOIN pg_attribute at ON at.attrelid = d.refobjid AND at.attnum = d.refobjsubid
 						WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
-							AND d.refobjid = c.oid AND d.refobjsubid > 0)) ORDER BY p.polname)
+							AND d.refobjid = c.oid AND d.refobjsubid > 0),
+					'calls', EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass),
+					'loose', (SELECT json_agg(DISTINCT co.collname) FROM pg_depend d
+						LEFT JOIN pg_attribute at ON d.refclassid = 'pg_class'::regclass AND at.attrelid = d.refobjid AND at.attnum = d.refobjsubid
+						JOIN pg_collation co ON co.oid = CASE d.refclassid WHEN 'pg_collation'::regclass THEN d.refobjid ELSE at.attcollation END
+						WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND NOT co.collisdeterministic)) ORDER BY p.polname)
 				FROM pg_policy p WHERE p.polrelid = c.oid AND p.polcmd IN ('r', '*')
 					AND EXISTS (SELECT 1 FROM unnest(p.polroles) r WHERE r = 0 OR r IN (SELECT oid FROM me))),
 			'unique', (SELECT json_agg(json_build_object('name', ic.relname, 'columns',

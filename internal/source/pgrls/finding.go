@@ -119,6 +119,8 @@ type policy struct {
 	Permissive bool     `json:"permissive"`
 	Using      string   `json:"using"`
 	Columns    []string `json:"columns"`
+	Calls      bool     `json:"calls"` // functions that are not Postgres's own
+	Loose      []string `json:"loose"` // collations in it that take different texts for one
 }
 
 type key struct {
@@ -310,10 +312,15 @@ func (f *finder) rows(t *table, n string) {
 	}
 	tenantColumn := f.conn.TenantColumn
 	bound, open := false, []policy{}
+	told := false // some policy may know the tenant
 	var columns []string
 	for _, p := range t.Policies {
 		columns = append(columns, p.Columns...)
 		reads := strings.Contains(p.Using, "'"+f.conn.TenantSetting+"'")
+		told = told || reads || p.Calls
+		if len(p.Loose) > 0 {
+			f.loose(n, p)
+		}
 		switch {
 		case len(p.Columns) == 0 && p.Permissive && p.Using != "" && p.Using != "false":
 			open = append(open, p) // true, or nothing that a row decides
@@ -338,6 +345,10 @@ func (f *finder) rows(t *table, n string) {
 	if len(columns) == 0 {
 		return
 	}
+	if !told && t.Enabled {
+		f.add(Refuse, fmt.Sprintf("no policy of table %s reads the setting %s, so all tenants see the same rows", n, f.conn.TenantSetting),
+			fmt.Sprintf("CREATE POLICY tenant ON %s AS RESTRICTIVE USING (%s)", n, condition(name(tenantColumn), f.conn.TenantSetting)))
+	}
 	for _, k := range t.Unique {
 		if !overlap(k.Columns, columns) {
 			f.add(Warn, fmt.Sprintf("unique index %s of table %s is across tenants: what one writes, another can notice, and ids of one exclude those of another; make it (%s, %s)",
@@ -350,6 +361,20 @@ func (f *finder) rows(t *table, n string) {
 				name(k.Name), n, name(tenantColumn), strings.Join(k.Columns, ", ")))
 		}
 	}
+}
+
+// loose says that a policy compares by a collation for which two tenants may be one: such as one that
+// ignores signs, to which a-b and a_b are the same. A column's type cannot change under a policy.
+func (f *finder) loose(table string, p policy) {
+	column := f.conn.TenantColumn
+	if len(p.Columns) > 0 {
+		column = p.Columns[0]
+	}
+	f.add(Refuse, fmt.Sprintf("policy %s of table %s compares by collation %s, which takes different texts for one, so that one tenant may be given another's rows",
+		name(p.Name), table, strings.Join(p.Loose, ", ")),
+		"DROP POLICY "+name(p.Name)+" ON "+table,
+		"ALTER TABLE "+table+" ALTER COLUMN "+name(column)+` TYPE text COLLATE "C"`,
+		fmt.Sprintf("CREATE POLICY %s ON %s USING (%s)", name(p.Name), table, condition(name(column), f.conn.TenantSetting)))
 }
 
 func overlap(a, b []string) bool {

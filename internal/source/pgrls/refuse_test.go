@@ -32,7 +32,11 @@ func try(t *testing.T, c pgrls.Connection, tables ...string) (pgrls.Report, erro
 
 // A bad role or table is refused with the statements that mend it; run, they do.
 func TestRefusals(t *testing.T) {
-	const open = `CREATE POLICY open ON notes USING (true)`
+	const (
+		open = `CREATE POLICY open ON notes USING (true)`
+		// a-b, a_b and ab are the same to it, and all are ids of tenants.
+		loose = `CREATE COLLATION loose (provider = icu, locale = 'und-u-ka-shifted', deterministic = false)`
+	)
 	for _, tc := range []struct {
 		name    string
 		spoil   func(d *pgrlstest.Database)
@@ -135,6 +139,25 @@ func TestRefusals(t *testing.T) {
 			name:   "only a policy that is true",
 			spoil:  func(d *pgrlstest.Database) { d.Own(`DROP POLICY tenant ON notes`, open) },
 			remedy: []string{"DROP POLICY open ON public.notes", "CREATE POLICY tenant ON public.notes"},
+		}, {
+			name: "a policy that does not know the tenant",
+			spoil: func(d *pgrlstest.Database) {
+				d.Own(`DROP POLICY tenant ON notes`, `CREATE POLICY anyone ON notes USING (tenant_id IS NOT NULL)`)
+			},
+			remedy: []string{"CREATE POLICY tenant ON public.notes AS RESTRICTIVE USING (tenant_id = current_setting('app.tenant_id', true))"},
+		}, {
+			name: "tenants that are one by the column's collation",
+			spoil: func(d *pgrlstest.Database) {
+				d.Own(loose, `DROP POLICY tenant ON notes`, `ALTER TABLE notes ALTER COLUMN tenant_id TYPE text COLLATE loose`)
+				d.Own(d.Connection(false).Secure("notes", d.App)...)
+			},
+			remedy: []string{`ALTER TABLE public.notes ALTER COLUMN tenant_id TYPE text COLLATE "C"`, "DROP POLICY tenant ON public.notes", "CREATE POLICY tenant ON public.notes"},
+		}, {
+			name: "tenants that are one by the policy's collation",
+			spoil: func(d *pgrlstest.Database) {
+				d.Own(loose, `ALTER POLICY tenant ON notes USING (tenant_id COLLATE loose = current_setting('app.tenant_id', true))`)
+			},
+			remedy: []string{"DROP POLICY tenant ON public.notes", "CREATE POLICY tenant ON public.notes USING (tenant_id = current_setting('app.tenant_id', true))"},
 		}, {
 			name:   "no right to read",
 			spoil:  func(d *pgrlstest.Database) { d.Own(`REVOKE ALL ON notes FROM ` + d.App) },
