@@ -44,3 +44,10 @@ func Discard(t testing.TB, db *DB) {
 		t.Fatal(err)
 	}
 }
+
+// Tenants is of how many tenants the share keeps something.
+func (s *Share) Tenants() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.held) + len(s.waiting)
+}

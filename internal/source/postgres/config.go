@@ -39,6 +39,7 @@ type AgentConfig struct {
 	MaxCost  float64       `yaml:"max_cost"` // most that the planner may expect, in its units; 0 means no limit
 	WorkMem  int           `yaml:"work_mem"` // bytes of memory of one sort or hash; 0 means 16 MiB
 	Timeout  time.Duration `yaml:"timeout"`  // of one statement; 0 means the source's
+	AtOnce   int           `yaml:"at_once"`  // statements of one tenant that run at once; 0 means a third of max_conns
 }
 
 func (c Config) withDefaults() Config {
@@ -48,6 +49,7 @@ func (c Config) withDefaults() Config {
 	c.MaxSQLBytes = cmp.Or(c.MaxSQLBytes, 32<<10)
 	c.Timeout = cmp.Or(c.Timeout, 5*time.Second)
 	c.Agents.WorkMem = cmp.Or(c.Agents.WorkMem, 16<<20)
+	c.Agents.AtOnce = cmp.Or(c.Agents.AtOnce, max(1, c.MaxConns/3))
 	c.Agents.Timeout = min(cmp.Or(c.Agents.Timeout, c.Timeout), c.Timeout)
 	return c
 }
@@ -76,6 +78,7 @@ func (c *Config) Validate() error {
 	check(c.Agents.MaxCost >= 0, "agents.max_cost is negative")
 	check(c.Agents.WorkMem == 0 || c.Agents.WorkMem >= 64<<10 && c.Agents.WorkMem <= 1<<30, "agents.work_mem must be between 65536 and 1073741824, is %d", c.Agents.WorkMem)
 	check(c.Agents.Timeout >= 0, "agents.timeout is negative")
+	check(c.Agents.AtOnce >= 0 && c.Agents.AtOnce <= 1000, "agents.at_once must be between 1 and 1000, is %d", c.Agents.AtOnce)
 	return errors.Join(errs...)
 }
 

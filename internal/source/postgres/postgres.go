@@ -21,6 +21,7 @@ type DB struct {
 	cfg   Config
 	trace func(context.Context) string
 	db    *pgrls.DB
+	share *pgrls.Share // of the connections, for agents' statements
 
 	readable atomic.Pointer[readable] // what the role may read, as last asked
 	asking   sync.Mutex
@@ -35,7 +36,7 @@ func newDB(cfg Config, deps source.Deps, db *pgrls.DB) *DB {
 	if trace == nil {
 		trace = func(context.Context) string { return "" }
 	}
-	return &DB{cfg: cfg, trace: trace, db: db, kept: map[string]*compiled{}}
+	return &DB{cfg: cfg, trace: trace, db: db, share: pgrls.NewShare(cfg.Agents.AtOnce), kept: map[string]*compiled{}}
 }
 
 // Ping asks the server whether it can answer, and checks role and tables again. Its error says, for
@@ -299,6 +300,10 @@ func (d *DB) agent(ctx context.Context, tenant atlas.TenantID, c *compiled, args
 				{Name: "max_parallel_workers_per_gather", Value: "0"},
 			},
 		}
+		if err := d.take(ctx, tenant); err != nil {
+			return err
+		}
+		defer d.share.Give(tenant)
 		if err := d.affordable(ctx, tenant, st, b, args); err != nil {
 			return err
 		}
@@ -309,6 +314,22 @@ func (d *DB) agent(ctx context.Context, tenant atlas.TenantID, c *compiled, args
 		return source.Rows{}, d.explain(ctx, tenant, c, err)
 	}
 	return rows, nil
+}
+
+// take waits until the tenant may run one more statement of an agent. Such a statement can keep a
+// connection and a processor for as long as it may take, and fill memory that no setting of Postgres
+// bounds (array_agg has no work_mem): a tenant that runs many would leave the others nothing.
+func (d *DB) take(ctx context.Context, tenant atlas.TenantID) error {
+	wait, cancel := context.WithTimeout(ctx, d.cfg.Agents.Timeout)
+	defer cancel()
+	err := d.share.Take(wait, tenant)
+	if err != nil && ctx.Err() == nil {
+		return atlas.Errorf(atlas.CodeOverloaded, err, "as many queries of yours are running as may run at once; wait for them")
+	}
+	if err != nil {
+		return atlas.ErrorOf(ctx.Err())
+	}
+	return nil
 }
 
 // names returns what the role may read, asking again after a while.
