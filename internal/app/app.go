@@ -33,6 +33,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/edge/tenant"
 	"github.com/atlas-mcp/atlas/internal/isolation"
 	"github.com/atlas-mcp/atlas/internal/seal"
+	"github.com/atlas-mcp/atlas/internal/source"
 	"github.com/atlas-mcp/atlas/internal/stage/approval"
 	"github.com/atlas-mcp/atlas/internal/stage/audit"
 	"github.com/atlas-mcp/atlas/internal/stage/breaker"
@@ -54,7 +55,9 @@ type App struct {
 	cfg     Config // as at the start; reloads read the file anew
 	log     *slog.Logger
 	current current
-	reload  sync.Mutex // one reload at a time
+	reload  sync.Mutex // one reload at a time; guards serving
+	serving bool
+	stale   chan struct{} // asks for a new generation
 
 	tracing   *telemetry.Tracing
 	metrics   *telemetry.Metrics
@@ -93,7 +96,7 @@ func Open(ctx context.Context, o Options) (*App, error) {
 	}
 	a := &App{
 		opts: o, files: files, cfg: cfg, log: cfg.Log.logger(o.LogTo, o.LogLevel),
-		limits: ratelimit.NewLocal(ratelimit.Bounds{}), breakers: breaker.NewState(), retries: retry.NewBudgets(), latencies: budget.NewLatencies(),
+		stale: make(chan struct{}, 1), limits: ratelimit.NewLocal(ratelimit.Bounds{}), breakers: breaker.NewState(), retries: retry.NewBudgets(), latencies: budget.NewLatencies(),
 	}
 	if err := a.open(ctx); err != nil {
 		return nil, errors.Join(err, a.Close())
@@ -167,7 +170,7 @@ func (a *App) auditHead() (audit.Head, error) {
 	if err != nil || !driver.Elsewhere() {
 		return nil, err
 	}
-	id, err := a.key("audit.id")
+	id, err := seal.LoadKey(a.cfg.Audit.Path + ".id") // beside the log, whose it is: replicas may share keys, never this
 	if err != nil {
 		return nil, err
 	}
@@ -266,6 +269,9 @@ func (a *App) pingSources(ctx context.Context) error {
 	defer g.lease.leave()
 	var errs []error
 	for name, s := range g.sources {
+		if _, upstream := s.Source.(source.Provider); upstream {
+			continue // somebody else's server must not take this one out of service
+		}
 		if err := s.Source.Ping(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/atlas-mcp/atlas"
 	"github.com/atlas-mcp/atlas/internal/edge"
 	"github.com/atlas-mcp/atlas/internal/edge/auth"
+	"github.com/atlas-mcp/atlas/internal/source"
 	"github.com/atlas-mcp/atlas/internal/state/redis"
 )
 
@@ -102,7 +103,10 @@ func (d *doctor) mistakes(name string, err error) {
 func (d *doctor) exposure(cfg Config) {
 	host, _, err := net.SplitHostPort(cfg.HTTP.Listen)
 	loopback := err == nil && (host == "localhost" || edge.IsLoopback(host))
-	if cfg.Mode == Development && !loopback {
+	if public, err := url.Parse(cfg.HTTP.PublicURL); cfg.Mode == Development && !loopback && err == nil && (public.Hostname() == "localhost" || edge.IsLoopback(public.Hostname())) {
+		d.not(Warning, "exposure", "mode", "publish the port on loopback only, as docker-compose.yml does; or set mode: production, with an issuer of yours under auth.issuers",
+			"development mode listens on %s, which is right in a container whose port is published on loopback", cfg.HTTP.Listen)
+	} else if cfg.Mode == Development && !loopback {
 		d.not(Failed, "exposure", "mode", "set mode: production, with an issuer of yours under auth.issuers; or listen on 127.0.0.1",
 			"development mode listens on %s: its demo company and its authorization server are meant for one machine", cfg.HTTP.Listen)
 	}
@@ -239,6 +243,10 @@ func (d *doctor) sources(ctx context.Context, a *App) {
 	d.embedder(ctx, g)
 	for _, name := range slices.Sorted(maps.Keys(g.sources)) {
 		s := g.sources[name]
+		if r, ok := s.Source.(source.Reviewer); ok {
+			d.upstream(ctx, name, r)
+			continue
+		}
 		took, err := timed(ctx, s.Source.Ping)
 		if err == nil {
 			d.ok("source", name, "%s answers in %s", s.Kind, took)

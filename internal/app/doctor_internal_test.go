@@ -54,3 +54,14 @@ func TestDoctorTellsOfExposure(t *testing.T) {
 		}
 	}
 }
+
+// Development mode on all addresses is a fault, save in a container whose port is published on loopback.
+func TestExposureOfDevelopment(t *testing.T) {
+	for url, want := range map[string]string{"http://atlas.example": Failed, "http://127.0.0.1:8080": Warning, "http://localhost:8080": Warning} {
+		d := &doctor{}
+		d.exposure(Config{Mode: Development, HTTP: HTTP{Listen: "0.0.0.0:8080", Config: mcp.Config{PublicURL: url}}})
+		if len(d.findings) == 0 || d.findings[0].Name != "mode" || d.findings[0].Status != want {
+			t.Errorf("%s: %+v, want %s", url, d.findings, want)
+		}
+	}
+}

@@ -38,15 +38,16 @@ import (
 // A generation is everything that one version of the configuration decides. It is built whole,
 // swapped in, and closed when its last call has ended. It is immutable.
 type generation struct {
-	cfg     Config
-	lease   *lease
-	sources map[string]tool.Source
-	embed   source.Embedder
-	tools   []*atlas.Tool
-	egress  *egress.Guard
-	handler atlas.Handler
-	watched []string                          // files that it was made from
-	changed func(context.Context, atlas.Call) // is told of each write; may be nil
+	cfg      Config
+	lease    *lease
+	sources  map[string]tool.Source
+	embed    source.Embedder
+	tools    []*atlas.Tool
+	egress   *egress.Guard
+	handler  atlas.Handler
+	watched  []string                          // files that it was made from
+	changed  func(context.Context, atlas.Call) // is told of each write; may be nil
+	watchers watchers
 
 	telemetry   *telemetry.Telemetry
 	audit       *audit.Auditor
@@ -222,7 +223,7 @@ func (a *App) buildTools(g *generation) error {
 		}
 		return g.handler(ctx, call)
 	}
-	g.tools, err = tool.Build(g.sources, files, tool.Deps{Call: children, NewID: newID, CheckSchema: validation.CheckSchema, Memories: a.memories(g.cfg.Memory)})
+	g.tools, err = tool.Build(g.sources, files, tool.Deps{Call: children, NewID: newID, CheckSchema: validation.CheckSchema, Log: a.log, Memories: a.memories(g.cfg.Memory)})
 	if err == nil && a.opts.ExtraTools != nil {
 		g.tools = append(g.tools, a.opts.ExtraTools(children)...)
 	}
@@ -298,6 +299,7 @@ func (g *generation) visible(call atlas.Call, name string) (*atlas.Tool, bool) {
 }
 
 func (g *generation) close() error {
+	g.watchers.stop()
 	var errs []error
 	for name, s := range g.sources {
 		if err := s.Source.Close(); err != nil {

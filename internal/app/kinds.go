@@ -12,6 +12,7 @@ import (
 	"github.com/atlas-mcp/atlas/internal/source/fts"
 	httpsource "github.com/atlas-mcp/atlas/internal/source/http"
 	"github.com/atlas-mcp/atlas/internal/source/lexical"
+	mcpsource "github.com/atlas-mcp/atlas/internal/source/mcp"
 	"github.com/atlas-mcp/atlas/internal/source/openai"
 	"github.com/atlas-mcp/atlas/internal/source/pgvector"
 	"github.com/atlas-mcp/atlas/internal/source/postgres"
@@ -37,6 +38,7 @@ var Kinds = map[string]func() source.Config{
 	"pgvector":      func() source.Config { return new(pgvector.Config) },
 	"elasticsearch": func() source.Config { return new(elasticsearch.Config) },
 	"qdrant":        func() source.Config { return new(qdrant.Config) },
+	"mcp":           func() source.Config { return new(mcpsource.Config) },
 	"s3":            func() source.Config { return new(s3.Config) },
 	"http":          func() source.Config { return new(httpsource.Config) },
 }

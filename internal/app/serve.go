@@ -83,6 +83,7 @@ func (a *App) background(ctx context.Context, group *errgroup.Group) {
 		group.Go(func() error { return unlessDone(ctx, a.prober.Run(ctx)) })
 	}
 	a.runReplicas(ctx, group)
+	a.runUpstreams(ctx, group)
 	group.Go(func() error { a.warm(ctx); return nil })
 	if a.oauth != nil {
 		group.Go(func() error { return unlessDone(ctx, a.oauth.Run(ctx)) })
@@ -176,6 +177,9 @@ func (a *App) reloadFiles(ctx context.Context) error {
 	}
 	for _, name := range needRestart(a.cfg, cfg) {
 		a.log.WarnContext(ctx, "this part of the configuration takes effect after a restart", "section", name)
+	}
+	if a.serving {
+		g.watch(a)
 	}
 	a.current.swap(g)
 	a.server.ToolsChanged()

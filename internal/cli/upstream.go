@@ -43,13 +43,9 @@ func (c upstreamOf) with(ctx context.Context, p *Program, g *globals, do func(so
 		return err
 	}
 	defer a.Close() //nolint:errcheck // reported by the app's log
-	src, ok := a.Field().Sources[c.Source]
-	if !ok {
-		return usage("there is no source %q in the configuration", c.Source)
-	}
-	r, ok := src.(source.Reviewer)
-	if !ok {
-		return usage("the source %q is no upstream: there is nothing to approve", c.Source)
+	r, err := a.Upstream(c.Source)
+	if err != nil {
+		return usage("%v", err)
 	}
 	return do(r)
 }

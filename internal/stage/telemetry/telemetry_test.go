@@ -429,9 +429,9 @@ func TestExport(t *testing.T) {
 	}))
 	defer srv.Close()
 	var buf bytes.Buffer
-	run := func() {
+	run := func(at string) {
 		tracing, err := telemetry.Open(t.Context(), telemetry.Config{
-			OTLPEndpoint: srv.URL + "/v1/traces", OTLPHeaders: map[string]string{"Authorization": "Bearer k"},
+			OTLPEndpoint: srv.URL + at, OTLPHeaders: map[string]string{"Authorization": "Bearer k"},
 		}, "v", slog.New(slog.NewTextHandler(&buf, nil)))
 		if err != nil {
 			t.Fatal(err)
@@ -449,14 +449,16 @@ func TestExport(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	run()
-	if path != "/v1/traces" || auth != "Bearer k" || buf.Len() != 0 {
-		t.Errorf("path %q, authorization %q, log %s", path, auth, &buf)
+	for at, want := range map[string]string{"": "/v1/traces", "/": "/v1/traces", "/v1/traces": "/v1/traces", "/otel/v1/traces": "/otel/v1/traces"} {
+		run(at)
+		if path != want || auth != "Bearer k" || buf.Len() != 0 {
+			t.Errorf("%q: path %q, authorization %q, log %s", at, path, auth, &buf)
+		}
 	}
 	mu.Lock()
 	status = http.StatusBadRequest
 	mu.Unlock()
-	run()
+	run("")
 	if !strings.Contains(buf.String(), "spans cannot be exported") {
 		t.Errorf("log %s", &buf)
 	}

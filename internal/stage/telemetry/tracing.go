@@ -72,7 +72,7 @@ func Open(ctx context.Context, cfg Config, version string, log *slog.Logger) (*T
 		return &Tracing{}, nil
 	}
 	exporter, err := otlptracehttp.New(ctx,
-		otlptracehttp.WithEndpointURL(cfg.OTLPEndpoint),
+		otlptracehttp.WithEndpointURL(tracesURL(cfg.OTLPEndpoint)),
 		otlptracehttp.WithHeaders(cfg.OTLPHeaders),
 		otlptracehttp.WithTimeout(cfg.ExportTimeout),
 	)
@@ -80,6 +80,17 @@ func Open(ctx context.Context, cfg Config, version string, log *slog.Logger) (*T
 		return nil, fmt.Errorf("telemetry: %w", err)
 	}
 	return newTracing(cfg, version, sdktrace.WithBatcher(&reporting{SpanExporter: exporter, log: log})), nil
+}
+
+// tracesURL adds the path of traces to a collector's URL that has none, as OpenTelemetry's own
+// variables do (OTEL_EXPORTER_OTLP_ENDPOINT).
+func tracesURL(endpoint string) string {
+	u, err := url.Parse(endpoint) // validated
+	if err == nil && (u.Path == "" || u.Path == "/") {
+		u.Path = "/v1/traces"
+		return u.String()
+	}
+	return endpoint
 }
 
 func newTracing(cfg Config, version string, spans sdktrace.TracerProviderOption) *Tracing {
