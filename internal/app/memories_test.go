@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -176,9 +177,7 @@ func (l *memoryLab) save(who, customer, text string) {
 func (l *memoryLab) texts(who, customer string, more map[string]any) []string {
 	l.t.Helper()
 	args := map[string]any{"customer_id": customer}
-	for k, v := range more {
-		args[k] = v
-	}
+	maps.Copy(args, more)
 	res, err := l.call(who, "memory_find", "", args)
 	if err != nil {
 		l.t.Fatal(err)
