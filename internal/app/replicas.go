@@ -26,7 +26,14 @@ type replicas struct {
 	client   *redis.Client
 	bus      *redis.Bus
 	failover *ratelimit.Failover
+	reload   *seldom // what others ask for over the bus
+	relist   *seldom
 }
+
+const (
+	reloadPause = 2 * time.Second
+	relistPause = 500 * time.Millisecond
+)
 
 // openReplicas connects to what replicas share, if a Redis is configured. It need not be there: each part
 // does without it as its settings say.
@@ -59,6 +66,12 @@ func (a *App) openReplicas(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.reload = newSeldom(reloadPause, func(ctx context.Context) {
+		if !a.files.Embedded() {
+			_ = a.reloadFiles(ctx) // logged and audited there; the old one keeps serving
+		}
+	})
+	r.relist = newSeldom(relistPause, func(context.Context) { a.server.ToolsChanged() })
 	a.limits, a.replicas = r.failover, r
 	return errors.Join(
 		a.metrics.GaugeFunc("atlas_limiter_store_up", "1 while the store of the limits that replicas share answers, 0 while it is done without.", func() float64 { return number(!r.failover.Down()) }),
@@ -127,21 +140,22 @@ func (a *App) runReplicas(ctx context.Context, group *errgroup.Group) {
 	}
 	group.Go(func() error { return unlessDone(ctx, r.failover.Run(ctx)) })
 	group.Go(func() error { return unlessDone(ctx, r.bus.Run(ctx, a.heard)) })
+	group.Go(func() error { return r.reload.run(ctx) })
+	group.Go(func() error { return r.relist.run(ctx) })
 }
 
-// heard does here what happened at another replica.
-func (a *App) heard(ctx context.Context, m redis.Message) {
+// heard does here what happened at another replica. It does not wait: what takes long is done beside, and
+// seldom, however many messages there are.
+func (a *App) heard(_ context.Context, m redis.Message) {
 	switch m.Topic {
 	case redis.TopicReload:
-		if !a.files.Embedded() {
-			_ = a.reloadFiles(ctx) // logged and audited there; the old one keeps serving
-		}
+		a.replicas.reload.ask()
 	case redis.TopicResource:
 		a.server.ResourceUpdated(m.Tenant, m.Name)
 	case redis.TopicGap:
 		// What was missed cannot be known. Clients may ask again for tools; a file that was changed is
 		// seen by the watch on it; the cache listens for itself.
-		a.server.ToolsChanged()
+		a.replicas.relist.ask()
 	}
 }
 
