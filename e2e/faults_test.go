@@ -189,6 +189,7 @@ func TestFaults(t *testing.T) {
 		back := load.working()
 		maps.Copy(back, f.back)
 		load.await(f.name+": back", back)
+		load.tiers(f.name)
 		if f.shaky {
 			led.shaky.Add(1)
 		}
@@ -223,6 +224,16 @@ func (l *traffic) working() map[string]func() bool {
 		}
 	}
 	return conditions
+}
+
+// tiers logs what the cache did until now.
+func (l *traffic) tiers(after string) {
+	var did []string
+	for _, event := range []string{"memory_hit", "shared_hit", "miss", "fallback", "takeover", "lost", "purged"} {
+		n, _ := l.server.Load().metric(l.t.Context(), "atlas_cache_events_total", `"`+event+`"`)
+		did = append(did, fmt.Sprintf("%s %.0f", event, n))
+	}
+	l.t.Logf("after %s the cache had counted: %s", after, strings.Join(did, ", "))
 }
 
 // enough is that there are calls for a row of the table.
