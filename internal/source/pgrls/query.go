@@ -125,7 +125,7 @@ func (db *DB) run(ctx context.Context, conn *pgxpool.Conn, tenant atlas.TenantID
 		return nil, err
 	}
 	cols, err := db.batch(ctx, conn, s, tenant, st, p, args, row)
-	if stale(err) && len(s.commands) > 0 {
+	if stale(err, p != nil) && len(s.commands) > 0 {
 		// The tables changed under the prepared statement, or somebody deallocated what was prepared.
 		// No row has come yet: both are found before the first. DEALLOCATE of what is gone would fail.
 		if _, e := pc.Exec(ctx, "DEALLOCATE ALL").ReadAll(); e != nil {
@@ -328,10 +328,11 @@ func serverTime(ctx context.Context) int64 {
 }
 
 // stale reports whether a prepared statement must be prepared anew: its result type changed
-// (feature_not_supported), or it is not there (invalid_sql_statement_name).
-func stale(err error) bool {
+// (feature_not_supported, which a text that is not prepared gets for reasons of its own), or it is not there
+// (invalid_sql_statement_name).
+func stale(err error, prepared bool) bool {
 	state := SQLState(err)
-	return state == "26000" || state == "0A000"
+	return state == "26000" || state == "0A000" && prepared
 }
 
 // encode returns args in Postgres's text form. The slices are the session's.
