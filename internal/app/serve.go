@@ -190,9 +190,10 @@ func (a *App) reloadFiles(ctx context.Context) error {
 // needRestart names the sections that differ and are read at the start only.
 func needRestart(old, next Config) []string {
 	sections := map[string][2]any{
-		"mode": {old.Mode, next.Mode}, "data_dir": {old.DataDir, next.DataDir}, "log": {old.Log, next.Log},
+		"mode": {old.Mode, next.Mode}, "data_dir": {old.DataDir, next.DataDir}, "log": {old.Log, next.Log}, "flood": {old.Flood, next.Flood},
 		"http": {old.HTTP, next.HTTP}, "auth": {old.Auth, next.Auth}, "issuer": {old.Issuer, next.Issuer}, "tasks": {old.Tasks, next.Tasks}, "tenant": {old.Tenant, next.Tenant},
 		"telemetry": {old.Telemetry, next.Telemetry}, "audit": {old.Audit, next.Audit}, "roles": {old.Roles, next.Roles}, "isolation": {old.Isolation, next.Isolation}, "redis": {old.Redis, next.Redis}, "ratelimit.on_store_failure.after": {old.RateLimit.OnStoreFailure.After, next.RateLimit.OnStoreFailure.After},
+		"cache.tenant_bytes": {old.Cache.TenantBytes, next.Cache.TenantBytes}, "cache.max_tenants": {old.Cache.MaxTenants, next.Cache.MaxTenants}, "cache.shared_timeout": {old.Cache.SharedTimeout, next.Cache.SharedTimeout}, "cache.lease": {old.Cache.Lease, next.Cache.Lease},
 		"state": {version(SourceSpec{Kind: old.State.Kind, With: old.State.With}, nil), version(SourceSpec{Kind: next.State.Kind, With: next.State.With}, nil)},
 	}
 	maps.DeleteFunc(sections, func(_ string, v [2]any) bool { return reflect.DeepEqual(v[0], v[1]) })
