@@ -296,6 +296,9 @@ func (p *Proof) hopeless(ctx context.Context, b *bound, last Answer, success boo
 	case last.Failure != nil && closed[last.Code()] && !success:
 		return Closed, fmt.Sprintf("refused to both tenants: %s", last.Code())
 	case success && p.alike(ctx, b):
+		if b.Source != "" && len(idsOf(&last)) > 0 {
+			return Unproven, "it answers both tenants alike, with ids of records: either they are everybody's, or both see all"
+		}
 		return NoData, "it answers both tenants alike"
 	case last.Failure != nil && !success:
 		return Unproven, fmt.Sprintf("B's own calls were answered with %s", last.Code())

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"regexp"
 	"slices"
 	"strings"
@@ -72,12 +73,26 @@ var markerOf = [...]*regexp.Regexp{
 	B: regexp.MustCompile(`(?i)` + markerTag + `b[a-p]{20}`),
 }
 
-// markers returns the different markers of a side in the text, in base64 too.
+// markers returns the different markers of a side in the text, in base64 of both alphabets and in hexadecimal
+// too.
 func markers(side Side, text string) []string {
 	found := markerOf[side].FindAllString(text, -1)
-	for _, word := range encoded.FindAllString(text, maxEncoded) {
-		if data, err := base64.StdEncoding.DecodeString(word); err == nil {
-			found = append(found, markerOf[side].FindAllString(string(data), -1)...)
+	for _, word := range encoded.FindAllString(text, -1) {
+		plain := strings.NewReplacer("-", "+", "_", "/").Replace(word)
+		for skip := range 4 { // what stands before it without a break shifts it
+			part := plain[skip:]
+			part = part[:len(part)/4*4]
+			if data, err := base64.StdEncoding.DecodeString(part); err == nil {
+				found = append(found, markerOf[side].FindAllString(string(data), -1)...)
+			}
+		}
+	}
+	for _, word := range hexadecimal.FindAllString(text, -1) {
+		for skip := range 2 {
+			part := word[skip:]
+			if data, err := hex.DecodeString(part[:len(part)/2*2]); err == nil {
+				found = append(found, markerOf[side].FindAllString(string(data), -1)...)
+			}
 		}
 	}
 	for i, m := range found {
@@ -87,9 +102,10 @@ func markers(side Side, text string) []string {
 	return slices.Compact(found)
 }
 
-const maxEncoded = 200
-
-var encoded = regexp.MustCompile(`[A-Za-z0-9+/]{40,}={0,2}`)
+var (
+	encoded     = regexp.MustCompile(`[A-Za-z0-9+/_-]{40,}`) // its padding holds nothing
+	hexadecimal = regexp.MustCompile(`[0-9A-Fa-f]{58,}`)
+)
 
 // redact shows the beginning of a value of somebody else's.
 func redact(s string) string {

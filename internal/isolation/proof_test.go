@@ -58,6 +58,8 @@ func TestEveryAttackFindsItsFault(t *testing.T) {
 		{"existence", "existence", "toy_get"},
 		{"hint", "ids", "toy_get"},
 		{"base64", "ids", "toy_get"},
+		{"base64 of URLs, with a prefix", "ids", "toy_get"},
+		{"hexadecimal", "ids", "toy_get"},
 		{"odd values", "odd values", "toy_get"},
 		{"tenant arguments", "tenant arguments", "toy_get"},
 		{"paths", "paths", "toy_object"},
@@ -129,6 +131,22 @@ func TestNothingIsGreenWithoutItsControl(t *testing.T) {
 	r := prove(t, isolation.Config{}, isolation.Deps{Target: toy}) // nothing was planted, and the tenants have nothing
 	if r.Result != isolation.ResultNotProven || r.Summary.Leaks != 0 || r.Summary.NotProven == 0 {
 		t.Errorf("got %s: %+v", r.Result, r.Summary)
+	}
+}
+
+// A tool that gives both tenants the same records, none of which was planted, could give them everybody's.
+func TestTheSameRecordsForBothProveNothing(t *testing.T) {
+	r := proveToy(t, newToy("alike"), isolation.Config{Storm: 1})
+	for _, c := range r.Controls {
+		if c.Tool == "toy_list" && c.Status != isolation.Unproven {
+			t.Errorf("toy_list is %s: %s", c.Status, c.Detail)
+		}
+	}
+	if r.Result != isolation.ResultNotProven {
+		t.Errorf("got %s: %+v", r.Result, r.Summary)
+	}
+	if r := proveToy(t, newToy("alike"), isolation.Config{Storm: 1, Accept: []string{"toy_list"}}); r.Result != isolation.ResultHeld {
+		t.Errorf("accepted: %s: %+v", r.Result, r.Summary)
 	}
 }
 

@@ -250,6 +250,10 @@ func (t *toy) get(side isolation.Side, id string) isolation.Answer {
 		return fail(atlas.CodeNotAuthorized, "")
 	case !found && exists && t.fault == "hint":
 		return fail(atlas.CodeNotFound, "not yours: "+theirs.text)
+	case !found && exists && t.fault == "base64 of URLs, with a prefix":
+		return ok(map[string]any{"blob": "x" + base64.RawURLEncoding.EncodeToString([]byte(strings.Repeat("?>", 20)+theirs.text))})
+	case !found && exists && t.fault == "hexadecimal":
+		return ok(map[string]any{"blob": fmt.Sprintf("%x", theirs.text)})
 	case !found && exists && t.fault == "base64":
 		return ok(map[string]any{"blob": base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", 40) + theirs.text))})
 	}
@@ -313,6 +317,9 @@ func (t *toy) call(side isolation.Side, ask isolation.Ask, args map[string]any) 
 
 // list returns the records in pages of two.
 func (t *toy) list(side isolation.Side, args map[string]any) isolation.Answer {
+	if t.fault == "alike" {
+		return ok(map[string]any{"rows": []any{map[string]any{"id": "r_77001", "text": "of somebody"}}})
+	}
 	from := 0
 	if cursor, given := args["cursor"].(string); given {
 		name, _, _ := strings.Cut(cursor, ":")
