@@ -125,7 +125,7 @@ setup: ## use the repository's git hooks
 
 .PHONY: clean
 clean: ## remove what was built and the demo company's data
-	@rm -rf bin dist .atlas coverage.out bench/out conformance/out interop/out
+	@rm -rf bin dist .atlas coverage.out bench/out conformance/out interop/out e2e/out
 
 .PHONY: distclean
 distclean: clean ## remove what was fetched (servers, conformance, interop), too; stops the stack
