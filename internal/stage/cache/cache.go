@@ -35,7 +35,7 @@ type Config struct {
 
 	// Of the tier that replicas share, where there is one. Read at the start only, as the sizes.
 
-	SharedTimeout time.Duration `yaml:"shared_timeout"` // how long a call waits for it before it goes on without; default 50ms
+	SharedTimeout time.Duration `yaml:"shared_timeout"` // how long a call waits for it before it goes on without; default 250ms
 	Lease         time.Duration `yaml:"lease"`          // after which a load whose replica died is taken over by another; default 5s
 	// OnStoreFailure says what happens while the shared tier is away. The one way there is, and the
 	// default, is local: each replica caches for itself.
@@ -50,7 +50,7 @@ func (c Config) withDefaults() Config {
 	c.MaxEntry = cmp.Or(c.MaxEntry, 512<<10)
 	c.NegativeTTL = cmp.Or(c.NegativeTTL, 5*time.Second)
 	c.Beta = cmp.Or(c.Beta, 1)
-	c.SharedTimeout = cmp.Or(c.SharedTimeout, 50*time.Millisecond)
+	c.SharedTimeout = cmp.Or(c.SharedTimeout, 250*time.Millisecond)
 	c.Lease = cmp.Or(c.Lease, 5*time.Second)
 	c.OnStoreFailure = cmp.Or(c.OnStoreFailure, onFailureLocal)
 	return c

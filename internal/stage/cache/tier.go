@@ -350,6 +350,7 @@ func (t *tier) fill(ctx context.Context, r *right, e *entry) bool {
 	out, err := ask(context.WithoutCancel(ctx), t, writeTimeout, func(ctx context.Context) (Outcome, error) { return t.shared.Fill(ctx, f) })
 	if err != nil {
 		t.fallbacks.Add(1)
+		t.release(ctx, r, false)
 		return true // as if there were one tier
 	}
 	switch out {
@@ -364,8 +365,9 @@ func (t *tier) fill(ctx context.Context, r *right, e *entry) bool {
 
 // release gives the right back.
 func (t *tier) release(ctx context.Context, r *right, again bool) {
-	// An error is a lease that ends by itself.
-	_, _ = ask(context.WithoutCancel(ctx), t, writeTimeout, func(ctx context.Context) (struct{}, error) {
+	// An error is a lease that ends by itself. It is tried while the tier counts as away, too: until then
+	// the lease keeps everybody else from the answer, and no caller waits for this.
+	_, _ = within(context.WithoutCancel(ctx), t, writeTimeout, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, t.shared.Release(ctx, r.name, r.token, again)
 	})
 }
