@@ -34,6 +34,7 @@ func kindRows() map[string]kindRow {
 		"qdrant":        {source: demo.KB, overlay: inQdrant},
 		"pgvector":      {source: demo.KB, overlay: inPgvector},
 		"s3":            {source: demo.Files, overlay: inS3},
+		"mcp":           inUpstream(),
 	}
 }
 
