@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/atlas-mcp/atlas/internal/app"
+	"github.com/atlas-mcp/atlas/internal/testenv"
 )
 
 // Whatever is wrong with a dependency, no password and no key is in what the operator is shown: he pastes it
@@ -74,6 +76,19 @@ func TestNoSecretIsTold(t *testing.T) {
 		for where, overlay := range postgres(with) {
 			cases[where+" of Postgres, "+what] = overlay
 		}
+	}
+	// And servers that are there, and refuse.
+	host := func(s testenv.Server) string {
+		u, err := url.Parse(testenv.URL(t, s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u.Host
+	}
+	cases["redis refuses"] = `redis: {url: "redis://nosuch:${env:SECRET}@` + host(testenv.Redis) + `"}`
+	cases["s3 refuses"] = `sources: {s: {kind: s3, with: {endpoint: "http://` + host(testenv.S3) + `", bucket: bucket, access_key: nosuch, secret_key: "${env:SECRET}"}}}`
+	for where, overlay := range postgres(`dsn: "postgres://nosuch:${env:SECRET}@` + host(testenv.Postgres) + `/postgres?sslmode=disable"`) {
+		cases[where+" of Postgres refuses"] = overlay
 	}
 	for name, overlay := range cases {
 		t.Run(name, func(t *testing.T) {
