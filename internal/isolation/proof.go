@@ -90,7 +90,7 @@ type Proof struct {
 
 	calls, refused atomic.Int64
 	mu             sync.Mutex
-	waiting        [2]strings.Builder             // all that a side has sent for which it now waits for an approval
+	waiting        [2][]string                    // all that a side has sent for which it now waits for an approval
 	timings        map[string]*[2][]time.Duration // by tool: of foreign ids, of ids nobody has
 }
 
@@ -133,10 +133,10 @@ type outcome struct {
 func (p *Proof) Run(ctx context.Context) (Report, error) {
 	r := p.begin()
 	plan, err := p.prepare(ctx)
-	if ctx.Err() != nil {
-		plan, err = nil, nil // broken off: there is a report of what was learned
-	}
-	if err != nil {
+	switch {
+	case ctx.Err() != nil: // broken off: there is a report of what was learned
+		plan = nil
+	case err != nil:
 		return r, err
 	}
 	for i := range plan {
@@ -154,7 +154,7 @@ func (p *Proof) Run(ctx context.Context) (Report, error) {
 	}
 	r.Interrupted = ctx.Err() != nil
 	p.end(&r)
-	return r, nil
+	return r, nil //nolint:nilerr // what broke it off stands in the report
 }
 
 // List learns, and returns what Run would try.
@@ -257,14 +257,14 @@ func (p *Proof) askOf(ctx context.Context, t Target, who Caller, ask Ask) (Answe
 func (p *Proof) awaits(side Side, ask Ask) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waiting[side].WriteString(sent(ask) + "\n")
+	p.waiting[side] = append(p.waiting[side], sent(ask))
 }
 
 // awaited is what [Proof.awaits] kept.
 func (p *Proof) awaited(side Side) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.waiting[side].String()
+	return strings.Join(p.waiting[side], "\n")
 }
 
 // waits are the codes after which the same call may be made again.
