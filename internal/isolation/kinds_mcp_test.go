@@ -56,10 +56,10 @@ func (n *notebook) overlay(t *testing.T) string {
 		credentials = append(credentials, fmt.Sprintf("%s: {bearer: %s}", tenant, n.bearer[tenant]))
 	}
 	s := sdk.NewServer(&sdk.Implementation{Name: "notebook", Version: "1"}, nil)
-	// Of ids the schema says no more than how they begin, so that odd ones reach the server.
+	// The schema says nothing of ids, as most upstreams' do not: the proof must know which are the source's own.
 	s.AddTool(&sdk.Tool{
 		Name: "read_note", Description: "Reads one note.",
-		InputSchema: json.RawMessage(`{"type":"object","properties":{"id":{"type":"string","pattern":"^doc_[0-9]"}},"required":["id"]}`),
+		InputSchema: json.RawMessage(`{"type":"object","properties":{"id":{"type":"string"}},"required":["id"]}`),
 	}, n.read)
 	mcp := sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return s }, &sdk.StreamableHTTPOptions{Stateless: true})
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

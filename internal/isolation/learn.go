@@ -374,7 +374,7 @@ func (p *Proof) candidates(b *bound, side Side) []map[string]any {
 	list := []map[string]any{{}}
 	for i := range b.fields {
 		if f := &b.fields[i]; f.required {
-			list = cross(list, f.name, p.choices(f, side))
+			list = cross(list, f.name, p.choices(b.Source, f, side))
 		}
 	}
 	for i := range b.fields {
@@ -382,7 +382,7 @@ func (p *Proof) candidates(b *bound, side Side) []map[string]any {
 		if f.required || f.form == formOther || f.form == formObject || len(list) == 0 {
 			continue
 		}
-		for _, v := range p.choices(f, side) {
+		for _, v := range p.choices(b.Source, f, side) {
 			args := maps.Clone(list[0])
 			args[f.name] = v
 			list = append(list, args)
@@ -407,10 +407,11 @@ func cross(list []map[string]any, name string, values []any) []map[string]any {
 	return out
 }
 
-// choices are the values of one argument.
-func (p *Proof) choices(f *field, side Side) []any {
+// choices are the values of one argument. What was planted in the tool's own source comes first, or a
+// source of many could end without a value of its own among the few that are tried.
+func (p *Proof) choices(source string, f *field, side Side) []any {
 	var out []any
-	ids := p.judge.seen[side].all()
+	ids := unique(append(p.deps.Canaries.of(side, source), p.judge.seen[side].all()...))
 	switch f.form {
 	case formOther:
 		return []any{f.sample}

@@ -113,6 +113,15 @@ func (c *Canaries) ids(side Side) (own, both []string) {
 	return unique(own), unique(both)
 }
 
+// of returns the ids and keys that were planted for the side in the source.
+func (c *Canaries) of(side Side, source string) []string {
+	if c == nil {
+		return nil
+	}
+	planted := c.sides[side][source]
+	return slices.Concat(planted.own, planted.both)
+}
+
 // tables returns the names of the planted tables and how many rows the side has of each.
 func (c *Canaries) tables(side Side) map[string]int {
 	out := map[string]int{}
