@@ -3,6 +3,7 @@ package elasticsearch_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -384,6 +385,23 @@ var working = []struct {
 }
 
 // What is allowed works.
+// A body whose words multiply beyond what the server takes is the caller's fault, and none of the server's.
+func TestWordsThatMultiply(t *testing.T) {
+	x, _ := company(t, real(t), modes["index"])
+	clauses := make([]string, 90)
+	for i := range clauses {
+		var words strings.Builder
+		for j := range 20 {
+			fmt.Fprintf(&words, "w%dx%d ", i, j)
+		}
+		clauses[i] = `{"match":{"body":"` + words.String() + `"}}`
+	}
+	body := `{"query":{"bool":{"should":[` + strings.Join(clauses, ",") + `]}}}`
+	if _, _, err := x.SearchDSL(t.Context(), sourcetest.A, json.RawMessage(body), 0); atlas.CodeOf(err) != atlas.CodeTooLarge {
+		t.Errorf("got %v, want too_large", err)
+	}
+}
+
 func TestQueryBodiesWork(t *testing.T) {
 	s := real(t)
 	for name, mode := range modes {

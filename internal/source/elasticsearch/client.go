@@ -184,6 +184,8 @@ var kindCodes = map[string]atlas.Code{
 	"search_timeout_exception":                 atlas.CodeTimeout, // 504, or 429 in later versions
 	"task_cancelled_exception":                 atlas.CodeTimeout,
 	"too_many_buckets_exception":               atlas.CodeTooLarge, // 503, or 400
+	"too_many_clauses":                         atlas.CodeTooLarge, // 500: an agent's words and clauses multiply; the server is well
+	"too_many_nested_clauses":                  atlas.CodeTooLarge,
 	"circuit_breaking_exception":               atlas.CodeOverloaded,
 	"rejected_execution_exception":             atlas.CodeOverloaded,
 	"es_rejected_execution_exception":          atlas.CodeOverloaded,

@@ -417,6 +417,8 @@ func TestStatuses(t *testing.T) {
 		{429, strings.Replace(usual, `"type":"t"`, `"type":"search_timeout_exception"`, 1), atlas.CodeTimeout, atlas.CodeTimeout},
 		{403, strings.Replace(usual, "some_exception", "cluster_block_exception", 1), atlas.CodeSourceUnavailable, ""},
 		{400, strings.Replace(usual, `"type":"t"`, `"type":"too_many_buckets_exception"`, 1), atlas.CodeTooLarge, atlas.CodeTooLarge},
+		{500, strings.Replace(usual, `"type":"t"`, `"type":"too_many_clauses"`, 1), atlas.CodeTooLarge, atlas.CodeTooLarge},
+		{400, strings.Replace(usual, `"type":"t"`, `"type":"too_many_nested_clauses"`, 1), atlas.CodeTooLarge, atlas.CodeTooLarge},
 		{429, usual, atlas.CodeOverloaded, ""},
 		{500, usual, atlas.CodeSourceError, ""},
 		{502, "<html>", atlas.CodeSourceUnavailable, ""},
