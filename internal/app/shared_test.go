@@ -57,14 +57,14 @@ func (c *spyConfig) Open(_ context.Context, deps source.Deps) (source.Source, er
 }
 
 // openSpies opens an app with the spies one and two.
-func openSpies(t *testing.T, overlay string) (a *App, dir string, spies map[string]*spy) {
+func openSpies(t *testing.T, overlay string) (a *App, spies map[string]*spy) {
 	t.Helper()
 	spies = map[string]*spy{}
 	Kinds["spy"] = func() source.Config {
 		return &spyConfig{opened: func(s *spy) { spies[s.deps.Name] = s }}
 	}
 	t.Cleanup(func() { delete(Kinds, "spy") })
-	dir = t.TempDir()
+	dir := t.TempDir()
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(dir, "atlas.yaml"), []byte("sources: {one: {kind: spy}, two: {kind: spy}}\ntools: {files: []}\n"), 0o600),
 		os.WriteFile(filepath.Join(dir, "policy.yaml"), []byte("rules: []\n"), 0o600),
@@ -76,12 +76,12 @@ func openSpies(t *testing.T, overlay string) (a *App, dir string, spies map[stri
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = a.Close() })
-	return a, dir, spies
+	return a, spies
 }
 
 // What one source remembers no other sees, and it can remember until it is closed.
 func TestSourcesRememberForThemselves(t *testing.T) {
-	a, _, spies := openSpies(t, "{mode: development}")
+	a, spies := openSpies(t, "{mode: development}")
 	one, two := spies["one"].deps, spies["two"].deps
 	if v, err := one.State.CompareAndSet(t.Context(), "k", 0, []byte("mine")); v == 0 || err != nil {
 		t.Fatal(v, err)
@@ -107,7 +107,7 @@ func TestSourcesRememberForThemselves(t *testing.T) {
 
 // Serving makes sources ready before anybody asks.
 func TestSourcesAreWarmed(t *testing.T) {
-	a, _, spies := openSpies(t, "{mode: development}")
+	a, spies := openSpies(t, "{mode: development}")
 	serveLife(t, a)
 	for name, s := range spies {
 		within(t, name+" is warm", func() bool { return s.warmed.Load() == 1 })
@@ -119,7 +119,7 @@ func TestEmbedderIsPartOfTheVersion(t *testing.T) {
 	versions := map[string]bool{}
 	for _, overlay := range []string{"{mode: development}", "embedder: {with: {dim: 128}}", "sources: {one: {kind: spy, with: {setting: x}}}"} {
 		t.Run(overlay, func(t *testing.T) {
-			a, _, _ := openSpies(t, overlay)
+			a, _ := openSpies(t, overlay)
 			g := a.current.use()
 			defer g.lease.leave()
 			versions[g.sources["one"].Version] = true
@@ -132,7 +132,7 @@ func TestEmbedderIsPartOfTheVersion(t *testing.T) {
 
 // A purge leaves a record with who asked for it.
 func TestPurgeIsRecorded(t *testing.T) {
-	a, _, _ := openSpies(t, "{mode: development}")
+	a, _ := openSpies(t, "{mode: development}")
 	who, err := a.Principal("op", "acme", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -150,6 +150,16 @@ func TestPurgeIsRecorded(t *testing.T) {
 	if want := []string{"cache.purge globex crm_order op ok"}; !slices.Equal(got, want) {
 		t.Errorf("recorded %q, want %q", got, want)
 	}
+}
+
+// While it serves, a replica finds out by itself that the store of the limits is away, and would that it is back.
+func TestLimitersStoreIsProbed(t *testing.T) {
+	a, _ := openSpies(t, "redis: {url: \"redis://127.0.0.1:1\"}")
+	if a.replicas.failover.Down() {
+		t.Fatal("down before anybody asked")
+	}
+	serveLife(t, a)
+	within(t, "noticed without a call", a.replicas.failover.Down)
 }
 
 // What a reload cannot change is told.

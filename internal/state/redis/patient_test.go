@@ -114,7 +114,9 @@ func TestNobodyPaysForAnothersHaste(t *testing.T) {
 	}
 	_ = m.Close()
 	m.hangUp()
-	<-patient
+	if err := <-patient; err == nil {
+		t.Error("a server that says nothing answered")
+	}
 }
 
 // Who closes the client waits for the commands that their callers left.
