@@ -309,6 +309,9 @@ func (l *traffic) write(ctx context.Context, w who, led *ledger) (all []*write) 
 	return all
 }
 
+// notBegun are the codes of calls of which the store never heard.
+var notBegun = []root.Code{root.CodeCircuitOpen, root.CodeBudgetExhausted, root.CodeRateLimited, root.CodeOverloaded}
+
 // finish repeats a write until it is acknowledged, or the first run still has its lease.
 func (l *traffic) finish(ctx context.Context, one *write, led *ledger) {
 	began := led.shaky.Load()
@@ -335,6 +338,8 @@ func (l *traffic) finish(ctx context.Context, one *write, led *ledger) {
 		case res.code == string(root.CodeIdempotencyRunning):
 			running++ // a process died in the middle of it: its lease is longer than the test
 			one.unsure = true
+		case !slices.Contains(notBegun, root.Code(res.code)):
+			one.unsure = true // it was told that nobody knows: on a busy machine that needs no fault
 		}
 		select {
 		case <-ctx.Done():

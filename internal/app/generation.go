@@ -38,16 +38,16 @@ import (
 // A generation is everything that one version of the configuration decides. It is built whole,
 // swapped in, and closed when its last call has ended. It is immutable.
 type generation struct {
-	cfg      Config
-	lease    *lease
-	sources  map[string]tool.Source
-	embed    source.Embedder
-	tools    []*atlas.Tool
-	egress   *egress.Guard
-	handler  atlas.Handler
-	watched  []string                          // files that it was made from
-	changed  func(context.Context, atlas.Call) // is told of each write; may be nil
-	watchers watchers
+	cfg        Config
+	lease      *lease
+	sources    map[string]tool.Source
+	embed      source.Embedder
+	tools      []*atlas.Tool
+	egress     *egress.Guard
+	handler    atlas.Handler
+	watched    []string                          // files that it was made from
+	changed    func(context.Context, atlas.Call) // is told of each write; may be nil
+	attendants attendants
 
 	telemetry   *telemetry.Telemetry
 	audit       *audit.Auditor
@@ -299,7 +299,7 @@ func (g *generation) visible(call atlas.Call, name string) (*atlas.Tool, bool) {
 }
 
 func (g *generation) close() error {
-	g.watchers.stop()
+	g.attendants.stop()
 	var errs []error
 	for name, s := range g.sources {
 		if err := s.Source.Close(); err != nil {

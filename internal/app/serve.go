@@ -83,8 +83,7 @@ func (a *App) background(ctx context.Context, group *errgroup.Group) {
 		group.Go(func() error { return unlessDone(ctx, a.prober.Run(ctx)) })
 	}
 	a.runReplicas(ctx, group)
-	a.runUpstreams(ctx, group)
-	group.Go(func() error { a.warm(ctx); return nil })
+	a.runGenerations(ctx, group)
 	if a.oauth != nil {
 		group.Go(func() error { return unlessDone(ctx, a.oauth.Run(ctx)) })
 		group.Go(func() error {
@@ -107,26 +106,6 @@ func (a *App) background(ctx context.Context, group *errgroup.Group) {
 			_ = a.reloadFiles(ctx) // logged and audited there; the old one keeps serving. Replicas watch theirs
 		})
 	})
-}
-
-// warm lets sources do what would make their first callers wait.
-func (a *App) warm(ctx context.Context) {
-	g := a.current.use()
-	if g == nil {
-		return
-	}
-	defer g.lease.leave()
-	for name, s := range g.sources {
-		w, ok := s.Source.(interface {
-			Warm(ctx context.Context) error
-		})
-		if !ok {
-			continue
-		}
-		if err := w.Warm(ctx); err != nil && ctx.Err() == nil {
-			a.log.WarnContext(ctx, "a source could not be made ready beforehand; its first caller waits", "source", name, "error", err)
-		}
-	}
 }
 
 // unlessDone drops the error that a part returns because it was told to stop.
@@ -179,7 +158,7 @@ func (a *App) reloadFiles(ctx context.Context) error {
 		a.log.WarnContext(ctx, "this part of the configuration takes effect after a restart", "section", name)
 	}
 	if a.serving {
-		g.watch(a)
+		g.attend(a)
 	}
 	a.current.swap(g)
 	a.server.ToolsChanged()

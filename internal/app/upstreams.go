@@ -13,31 +13,39 @@ import (
 	"github.com/atlas-mcp/atlas/internal/source"
 )
 
-// watchers notice that upstream servers' tools are to be offered anew, for one generation.
-type watchers struct {
+// attendants are what runs beside a generation while it serves: they make its sources ready for their
+// first callers, and notice that upstream servers' tools are to be offered anew.
+type attendants struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
 
-// watch starts the watchers of the generation's sources. They end when it is closed.
-func (g *generation) watch(a *App) {
+// attend starts the attendants of the generation. They end when it is closed.
+func (g *generation) attend(a *App) {
 	ctx, cancel := context.WithCancel(context.Background())
-	g.watchers.cancel = cancel
+	g.attendants.cancel = cancel
 	for name, s := range g.sources {
-		w, ok := s.Source.(source.Watcher)
-		if !ok {
-			continue
+		if w, ok := s.Source.(interface {
+			Warm(ctx context.Context) error
+		}); ok {
+			g.attendants.wg.Go(func() {
+				if err := w.Warm(ctx); err != nil && ctx.Err() == nil {
+					a.log.WarnContext(ctx, "a source could not be made ready beforehand; its first caller waits", "source", name, "error", err)
+				}
+			})
 		}
-		g.watchers.wg.Go(func() {
-			if err := w.Watch(ctx, a.rebuild); err != nil && ctx.Err() == nil {
-				a.log.WarnContext(ctx, "an upstream is not watched any more; approvals need a reload", "source", name, "error", err)
-			}
-		})
+		if w, ok := s.Source.(source.Watcher); ok {
+			g.attendants.wg.Go(func() {
+				if err := w.Watch(ctx, a.rebuild); err != nil && ctx.Err() == nil {
+					a.log.WarnContext(ctx, "an upstream is not watched any more; approvals need a reload", "source", name, "error", err)
+				}
+			})
+		}
 	}
 }
 
-// stop ends the watchers and waits for them.
-func (w *watchers) stop() {
+// stop ends the attendants and waits for them.
+func (w *attendants) stop() {
 	if w.cancel != nil {
 		w.cancel()
 	}
@@ -52,12 +60,13 @@ func (a *App) rebuild() {
 	}
 }
 
-// runUpstreams watches the upstreams' tools while the app serves, and builds anew when they change.
-func (a *App) runUpstreams(ctx context.Context, group *errgroup.Group) {
+// runGenerations has this generation and those after it attended while the app serves, and builds a new one
+// when an upstream's tools have changed.
+func (a *App) runGenerations(ctx context.Context, group *errgroup.Group) {
 	a.reload.Lock()
 	a.serving = true
 	if g := a.current.use(); g != nil {
-		g.watch(a)
+		g.attend(a)
 		g.lease.leave()
 	}
 	a.reload.Unlock()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ import (
 //   - database: the SQLSTATE with which the database alone refuses it, when the text goes to the
 //     server as it is, as the role that Atlas logs in as, behind the settings that Atlas sends; "" if
 //     it runs there and shows nothing of another tenant's: the role and row-level security hold it.
+//     Several stand with "|" between them where it depends on the version, or on how busy the server is.
 //
 // "{s}" is the schema. The seed's numbers are those of the attacks that worked on the program that
 // Atlas is modelled on.
@@ -191,7 +193,7 @@ var attacks = []attack{
 	{"all rows by an aggregate", `SELECT count(*), string_agg(name, ',') FROM {s}.customers`, "", ""},
 	{"sampling", `SELECT name FROM {s}.customers TABLESAMPLE BERNOULLI (100)`, refused, ""},
 	{"locking", `SELECT id FROM {s}.orders FOR UPDATE`, refused, readOnly},
-	{"LOCK", `LOCK TABLE {s}.orders IN ACCESS EXCLUSIVE MODE`, refused, "25P01"},
+	{"LOCK", `LOCK TABLE {s}.orders IN ACCESS EXCLUSIVE MODE`, refused, "25P01|42501"}, // what is looked at first depends on the version
 	{"UPDATE", `UPDATE {s}.orders SET status = 'x'`, refused, readOnly},
 	{"DELETE", `DELETE FROM {s}.orders`, refused, readOnly},
 	{"TRUNCATE", `TRUNCATE {s}.orders`, refused, readOnly},
@@ -208,11 +210,11 @@ var attacks = []attack{
 	{"repeat", `SELECT repeat('x', 5000000)`, refused, ""},
 	{"padding", `SELECT lpad('x', 5000000)`, refused, ""},
 	{"format", `SELECT format('%5000000s', 'x')`, refused, ""},
-	{"doubling", `WITH a AS (SELECT string_agg(status, '') AS x FROM {s}.orders), b AS (SELECT x||x||x||x||x||x||x||x AS x FROM a), c AS (SELECT x||x||x||x||x||x||x||x AS x FROM b), d AS (SELECT x||x||x||x||x||x||x||x AS x FROM c), e AS (SELECT x||x||x||x||x||x||x||x AS x FROM d), f AS (SELECT x||x||x||x AS x FROM e) SELECT x FROM f`, atlas.CodeTooLarge, ""},
+	{"doubling", `WITH a AS (SELECT string_agg(status, '') AS x FROM {s}.orders), b AS (SELECT x||x||x||x||x||x||x||x AS x FROM a), c AS (SELECT x||x||x||x||x||x||x||x AS x FROM b), d AS (SELECT x||x||x||x||x||x||x||x AS x FROM c), e AS (SELECT x||x||x||x||x||x||x||x AS x FROM d), f AS (SELECT x||x||x||x AS x FROM e) SELECT x FROM f`, atlas.CodeTooLarge, "|57014"},
 	{"recursion", `WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r`, refused, stopped},
 	{"a cross join", `SELECT count(*) FROM {s}.orders a, {s}.orders b, {s}.orders c, {s}.orders d, {s}.orders e, {s}.orders f, {s}.orders g`, atlas.CodeTimeout, stopped},
 	{"xml", `SELECT xmlparse(document '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>')`, refused, ""},
-	{"SQL/JSON", `SELECT * FROM json_table('{}', '$' COLUMNS (a text PATH '$.a'))`, refused, syntax},
+	{"SQL/JSON", `SELECT * FROM json_table('{}', '$' COLUMNS (a text PATH '$.a'))`, refused, syntax + "|"}, // known from Postgres 17 on, and harmless
 }
 
 // prepared is what the attacks may hope for: things in the database that an operator might well
@@ -346,7 +348,7 @@ func TestDatabaseAloneHolds(t *testing.T) {
 	for _, a := range attacks {
 		conn := connect(d.App)
 		answer, state := raw(t.Context(), conn, schema, a.sql)
-		if state != a.database {
+		if !slices.Contains(strings.Split(a.database, "|"), state) {
 			t.Errorf("%s: got %q, want %q: %.200s", a.name, state, a.database, answer)
 		}
 		if w := found(answer, others); w != "" && !strings.Contains(a.sql, w) {
