@@ -26,7 +26,7 @@ func TestServerTakesUpWhatIsApproved(t *testing.T) {
 		func(context.Context, *sdk.CallToolRequest, in) (*sdk.CallToolResult, any, error) {
 			return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: "a note"}}}, nil, nil
 		})
-	srv := httptest.NewServer(sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return upstream }, nil))
+	srv := httptest.NewServer(sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return upstream }, &sdk.StreamableHTTPOptions{Stateless: true}))
 	t.Cleanup(srv.Close)
 
 	dir := t.TempDir()
