@@ -62,9 +62,6 @@ func toolboxConfig(db database) ([]byte, error) {
 	for k, v := range u.Query() {
 		params[k] = v[0]
 	}
-	if db.Pooled {
-		params["default_query_exec_mode"] = "exec"
-	}
 	password, _ := u.User.Password()
 	if password == "" {
 		password = "none" // one must be given
