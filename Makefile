@@ -83,7 +83,7 @@ check: ## everything: format, vet, lint, generated files, tests with the race de
 	@$(MAKE) lint
 	@$(MAKE) race
 	@$(MAKE) e2e
-	@cd bench && $(GO) vet ./... && $(GO) test ./...
+	@$(GO) run ./stack exec -only postgres -- sh -c 'cd bench && $(GO) vet ./... && $(GO) test ./...'
 	@$(MAKE) conformance
 
 .PHONY: fuzz
@@ -93,7 +93,7 @@ fuzz: ## run every fuzz target for FUZZTIME each
 	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s || exit 1; done; done
 
 .PHONY: bench
-bench: ## measure calls side by side, in both eras: Atlas, bare go-sdk, bare mcp-go, plain net/http
+bench: ## measure calls side by side, in both eras: Atlas, bare go-sdk, bare mcp-go, plain net/http; SQL beside pgx and MCP Toolbox
 	@cd bench && $(GO) run . $(BENCHFLAGS)
 
 .PHONY: build
