@@ -61,8 +61,39 @@ func execWord(ctx context.Context, p *program, args []string) (int, error) {
 	for i, k := range own {
 		env = append(env, k.Env+"="+all[i].URL())
 	}
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		p.keep(watching, all)
+	}()
 	code, err := p.command(ctx, env, args)
+	stop()
+	<-watched
 	return code, errors.Join(err, servers.CloseAll(all))
+}
+
+// keep starts servers again that end by themselves, with their data and on their port, and says so: one that
+// crashes must not take all tests that come after with it.
+func (p *program) keep(ctx context.Context, all []*servers.Server) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, s := range all {
+			if s.Alive() || ctx.Err() != nil {
+				continue
+			}
+			fmt.Fprintf(p.err, "%s has ended by itself, and is started again; its log: %s\n", s.Record().Name, s.LogFile())
+			if err := s.Restart(ctx); err != nil && ctx.Err() == nil {
+				fmt.Fprintf(p.err, "%s: %v\n", s.Record().Name, err)
+			}
+		}
+	}
 }
 
 // given returns host and port of the server that the kind's variable tells of, if it is set.
