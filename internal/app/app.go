@@ -57,7 +57,7 @@ type App struct {
 	current current
 	reload  sync.Mutex // one reload at a time; guards serving
 	serving bool
-	stale   chan struct{} // asks for a new generation
+	renew   *seldom // builds a new generation when something else than the files asks for it
 
 	tracing   *telemetry.Tracing
 	metrics   *telemetry.Metrics
@@ -96,8 +96,11 @@ func Open(ctx context.Context, o Options) (*App, error) {
 	}
 	a := &App{
 		opts: o, files: files, cfg: cfg, log: cfg.Log.logger(o.LogTo, o.LogLevel),
-		stale: make(chan struct{}, 1), limits: ratelimit.NewLocal(ratelimit.Bounds{}), breakers: breaker.NewState(), retries: retry.NewBudgets(), latencies: budget.NewLatencies(),
+		limits: ratelimit.NewLocal(ratelimit.Bounds{}), breakers: breaker.NewState(), retries: retry.NewBudgets(), latencies: budget.NewLatencies(),
 	}
+	a.renew = newSeldom(reloadPause, func(ctx context.Context) {
+		_ = a.reloadFiles(ctx) // logged and audited there; the old one keeps serving
+	})
 	if err := a.open(ctx); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}

@@ -66,11 +66,6 @@ func (a *App) openReplicas(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.reload = newSeldom(reloadPause, func(ctx context.Context) {
-		if !a.files.Embedded() {
-			_ = a.reloadFiles(ctx) // logged and audited there; the old one keeps serving
-		}
-	})
 	r.relist = newSeldom(relistPause, func(context.Context) { a.server.ToolsChanged() })
 	a.limits, a.replicas = r.failover, r
 	return errors.Join(
@@ -140,7 +135,6 @@ func (a *App) runReplicas(ctx context.Context, group *errgroup.Group) {
 	}
 	group.Go(func() error { return unlessDone(ctx, r.failover.Run(ctx)) })
 	group.Go(func() error { return unlessDone(ctx, r.bus.Run(ctx, a.heard)) })
-	group.Go(func() error { return r.reload.run(ctx) })
 	group.Go(func() error { return r.relist.run(ctx) })
 }
 
@@ -149,7 +143,9 @@ func (a *App) runReplicas(ctx context.Context, group *errgroup.Group) {
 func (a *App) heard(_ context.Context, m redis.Message) {
 	switch m.Topic {
 	case redis.TopicReload:
-		a.replicas.reload.ask()
+		if !a.files.Embedded() {
+			a.renew.ask()
+		}
 	case redis.TopicResource:
 		a.server.ResourceUpdated(m.Tenant, m.Name)
 	case redis.TopicGap:

@@ -36,7 +36,7 @@ func (g *generation) attend(a *App) {
 		}
 		if w, ok := s.Source.(source.Watcher); ok {
 			g.attendants.wg.Go(func() {
-				if err := w.Watch(ctx, a.rebuild); err != nil && ctx.Err() == nil {
+				if err := w.Watch(ctx, a.renew.ask); err != nil && ctx.Err() == nil {
 					a.log.WarnContext(ctx, "an upstream is not watched any more; approvals need a reload", "source", name, "error", err)
 				}
 			})
@@ -52,16 +52,8 @@ func (w *attendants) stop() {
 	w.wg.Wait()
 }
 
-// rebuild asks for a new generation, soon.
-func (a *App) rebuild() {
-	select {
-	case a.stale <- struct{}{}:
-	default: // one is asked for
-	}
-}
-
 // runGenerations has this generation and those after it attended while the app serves, and builds a new one
-// when an upstream's tools have changed.
+// when an upstream's tools have changed or another replica says so.
 func (a *App) runGenerations(ctx context.Context, group *errgroup.Group) {
 	a.reload.Lock()
 	a.serving = true
@@ -71,17 +63,11 @@ func (a *App) runGenerations(ctx context.Context, group *errgroup.Group) {
 	}
 	a.reload.Unlock()
 	group.Go(func() error {
-		for {
-			select {
-			case <-ctx.Done():
-				a.reload.Lock()
-				a.serving = false
-				a.reload.Unlock()
-				return nil
-			case <-a.stale:
-				_ = a.reloadFiles(ctx) // logged and audited there; the old one keeps serving
-			}
-		}
+		err := a.renew.run(ctx)
+		a.reload.Lock()
+		a.serving = false
+		a.reload.Unlock()
+		return err
 	})
 }
 
